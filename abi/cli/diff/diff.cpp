@@ -1,0 +1,202 @@
+#include "abi/cli/diff/diff.h"
+
+#include "abi/cli/diff/text.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace bitnet::diff {
+
+namespace {
+
+using Llu = unsigned long long;
+
+void add_problems(const Problems &problems, std::vector<std::string> &errors) {
+    errors.insert(errors.end(), problems.lines().begin(), problems.lines().end());
+    if (problems.total() > problems.lines().size()) {
+        errors.push_back(format_text("... and %llu more like these", Llu(problems.total() - problems.lines().size())));
+    }
+}
+
+bool has_mismatch(const Report &report) {
+    return std::any_of(report.facts.begin(), report.facts.end(), [](const Fact &fact) { return fact.mismatch; });
+}
+
+std::string missing_text(const char *side, const char *other, uint64_t n, Key first) {
+    return format_text("%s lacks %llu of %s's records, the first is %s: an incomplete comparison cannot match "
+                       "(--allow-missing accepts it)",
+                       side, Llu(n), other, record_name(first).c_str());
+}
+
+// What keeps the comparison from being one, whatever the numbers say.
+void collect_errors(const Trace &a, const Trace &b, const Options &options, Report &report) {
+    for (const Trace *trace : {&a, &b}) {
+        add_problems(trace->problems, report.errors);
+        if (!options.allow_missing) add_problems(trace->incomplete, report.errors);
+    }
+    add_problems(report.comparison.problems, report.errors);
+    if (has_mismatch(report) || !report.errors.empty()) return;
+    if (report.comparison.counts.compared == 0) {
+        report.errors.push_back("nothing was compared: the traces have no record in common");
+    } else if (report.comparison.counts.unjudged > 0 && report.comparison.n_logits == 0) {
+        report.errors.push_back("no verdict: the engines differ, so --tolerance auto looks at logits only, and "
+                                "no logits were recorded on both sides (give --tolerance a number)");
+    }
+}
+
+// Records on one side only: an error, unless something wrong was found that no further record can undo. What a damaged
+// trace lacks is its damage's fault, which is reported.
+void collect_missing(const Trace &a, const Trace &b, const Options &options, Report &report) {
+    const Comparison &comparison = report.comparison;
+    if (options.allow_missing || report.first || has_mismatch(report)) return;
+    const Counts &counts = comparison.counts;
+    if (counts.missing_in_a && a.problems.empty()) {
+        report.errors.push_back(missing_text("A", "B", counts.missing_in_a, *comparison.first_missing_in_a));
+    }
+    if (counts.missing_in_b && b.problems.empty()) {
+        report.errors.push_back(missing_text("B", "A", counts.missing_in_b, *comparison.first_missing_in_b));
+    }
+}
+
+// Semantics that differ and can change what the first wrong stage computes.
+std::vector<std::string> likely_causes(const Report &report) {
+    std::vector<std::string> causes;
+    if (report.origins.empty()) return causes;
+    const Origin &origin = report.origins.front();
+    const Stage *stage = find_stage(int(node_of(origin.pair->key())));
+    bool says_kv = std::any_of(report.facts.begin(), report.facts.end(),
+                               [](const Fact &fact) { return fact.key == "semantics.kv"; });
+    for (const Fact &fact : report.facts) {
+        static const std::string kPrefix = "semantics.";
+        bool is_kv = fact.key == "kv_type" && !says_kv;  // the same switch, said twice by our own engine
+        if (!is_kv && fact.key.compare(0, kPrefix.size(), kPrefix) != 0) continue;
+        // What lies between here and the last equal record is not known to be right.
+        std::string key = is_kv ? "kv" : fact.key.substr(kPrefix.size());
+        if (origin.inputs == Inputs::unrecorded || semantics_key_affects(key, *stage)) causes.push_back(fact.text);
+    }
+    return causes;
+}
+
+// Logits to show: the first that differ from the first wrong record's position on, else the first from there on.
+void collect_logits(Report &report) {
+    for (const Pair &pair : report.comparison.pairs) {
+        if (node_of(pair.key()) != logits_node()) continue;
+        const Pair *&worst = report.logits_worst, *&shown = report.logits;
+        if (!worst || pair.distance > worst->distance || std::isnan(pair.distance)) worst = &pair;
+        if (report.first && pair.key() < report.first->key()) continue;
+        bool better = shown && shown->relation == Relation::equal && pair.relation != Relation::equal;
+        if (!shown || better) shown = &pair;
+    }
+}
+
+void analyse(const Trace &a, const Trace &b, Report &report) {
+    const Comparison &comparison = report.comparison;
+    report.judged = true;
+    const Pair *unequal = nullptr;
+    for (const Pair &pair : comparison.pairs) {
+        if (!unequal && pair.relation != Relation::equal) unequal = &pair;
+        if (!report.first && pair.relation == Relation::different) report.first = &pair;
+    }
+    if (report.first) {
+        report.origins = find_origins(comparison, a, b);
+        report.causes = likely_causes(report);
+    }
+    if (const Pair *at = report.first ? report.first : unequal) report.growth = growth_curve(comparison, at->key());
+    collect_logits(report);
+    std::string order = check_execution_order(comparison);
+    if (!order.empty()) report.facts.push_back({"order", "", "", order, false, false});
+}
+
+std::string join(const std::vector<std::string> &parts, const char *between) {
+    std::string text;
+    for (const std::string &part : parts) text += (text.empty() ? "" : between) + part;
+    return text;
+}
+
+std::string inputs_text(const Origin &origin) {
+    switch (origin.inputs) {
+    case Inputs::equal:
+        return "this operation is wrong: its inputs are equal";
+    case Inputs::token:
+        return "this operation is wrong: its input, the token id, is equal";
+    case Inputs::unrecorded:
+        return "its inputs were not all recorded; everything recorded before it is equal";
+    case Inputs::close:
+        break;
+    }
+    return "it leaps away from inputs that are close";
+}
+
+std::string divergence_sentence(const Report &report, bool several_runs) {
+    const Pair &first = *report.first;
+    std::string text = "first difference at " + place_name(first.key(), several_runs);
+    if (report.comparison.rule == Rule::logits) {
+        text =
+            format_text("the %s leave the envelope at %s", node_of(first.key()) == logits_node() ? "logits" : "values",
+                        place_name(first.key(), several_runs).c_str());
+        if (!report.origins.empty()) {
+            text += "; suspect: " + place_name(report.origins.front().pair->key(), several_runs) + ", " +
+                    inputs_text(report.origins.front());
+        }
+    } else if (!report.origins.empty()) {
+        text += ": " + inputs_text(report.origins.front());
+    }
+    text += ".";
+    const Comparison &comparison = report.comparison;
+    for (const auto &missing : {comparison.first_missing_in_a, comparison.first_missing_in_b}) {
+        if (!missing || *missing > first.key()) continue;
+        text += " Records before it are missing (" + record_name(*missing) + "): it may arise earlier.";
+        break;
+    }
+    if (!report.causes.empty()) text += " Likely cause: " + join(report.causes, "; ") + ".";
+    return text;
+}
+
+std::string match_sentence(const Report &report) {
+    const Comparison &comparison = report.comparison;
+    const Counts &counts = comparison.counts;
+    if (counts.equal == counts.compared)
+        return format_text("all %llu records are equal, bit for bit.", Llu(counts.compared));
+    if (comparison.rule == Rule::distance) {
+        return format_text("%llu records agree within %s relative L2 (%llu of them bit for bit).", Llu(counts.compared),
+                           short_number(comparison.max_distance).c_str(), Llu(counts.equal));
+    }
+    return format_text("the logits of %llu tokens agree within %s relative L2; the engines run freely, so the layers "
+                       "are shown and not judged.",
+                       Llu(comparison.n_logits), short_number(kLogitsMaxDistance).c_str());
+}
+
+void conclude(Report &report, bool several_runs) {
+    std::vector<std::string> mismatches;
+    for (const Fact &fact : report.facts) {
+        if (fact.mismatch) mismatches.push_back(fact.text);
+    }
+    if (!report.errors.empty()) {
+        report.verdict = Verdict::error;
+        report.sentence = report.errors.front();
+    } else if (!mismatches.empty()) {
+        report.verdict = Verdict::divergence;
+        report.sentence = "before any number: " + join(mismatches, "; ") + ".";
+    } else if (report.first) {
+        report.verdict = Verdict::divergence;
+        report.sentence = divergence_sentence(report, several_runs);
+    } else {
+        report.verdict = Verdict::match;
+        report.sentence = match_sentence(report);
+    }
+}
+
+}  // namespace
+
+Report compare_traces(const Trace &a, const Trace &b, const Options &options) {
+    Report report;
+    report.facts = preflight(a, b, options);
+    report.comparison = compare_records(a, b, options);
+    collect_errors(a, b, options, report);
+    if (!has_mismatch(report)) analyse(a, b, report);
+    collect_missing(a, b, options, report);
+    conclude(report, a.runs.size() > 1 || b.runs.size() > 1);
+    return report;
+}
+
+}  // namespace bitnet::diff

@@ -1,0 +1,173 @@
+// The comparison of two traces, from what the run records say to the operation at fault.
+#pragma once
+
+#include "abi/cli/diff/trace.h"
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace bitnet::diff {
+
+// What decides whether two records agree.
+enum class Rule {
+    hashes,    // equal bits
+    distance,  // relative L2 distance of every record at most Options::max_distance
+    logits,    // engines run freely: logits inside the envelope, no verdict on the layers
+};
+
+struct Options {
+    std::optional<Rule> rule;      // none: hashes for the same engine and version, else logits
+    double max_distance = 0;       // of Rule::distance
+    size_t max_origins = 5;        // listed; all are counted
+    bool allow_missing = false;    // records on one side only are no error
+    std::set<std::string> ignore;  // preflight keys, "model_hash" or "semantics.eps" or all of "semantics"
+};
+
+// Free-running logits of two engines agree when their relative L2 distance is at most this (NMSE 1e-2).
+inline constexpr double kLogitsMaxDistance = 0.1;
+// The growth curve names the first step of more than this factor.
+inline constexpr double kJumpFactor = 100;
+// Distances below this are rounding inside the sketch: the floor a jump is measured from.
+inline constexpr double kSketchFloor = 1e-7;
+// One flipped int8 code moves a layer by up to about this: between engines only a larger jump is suspicious.
+inline constexpr double kFlipNoise = 1e-2;
+
+// --- preflight: what the run records say ---------------------------------------------------------------------------
+
+struct Fact {
+    std::string key;   // "tokens", "hyperparameters.n_layer"
+    std::string a, b;  // the two values, or summaries of them
+    std::string text;  // for people: "hyperparameters: n_layer 4 against 30"
+    bool mismatch;     // the comparison ends here
+    bool ignored;      // asked to be
+};
+
+// Every difference between the run records, in order of importance, each once.
+std::vector<Fact> preflight(const Trace &a, const Trace &b, const Options &options);
+// Whether `key` can be given to --ignore.
+bool is_preflight_key(const std::string &key);
+
+// --- records -------------------------------------------------------------------------------------------------------
+
+enum class Relation : uint8_t {
+    equal,      // same bits
+    within,     // inside the tolerance
+    unjudged,   // differs, and the rule says nothing about this stage
+    different,  // wrong
+};
+
+struct Pair {
+    const Record *a, *b;
+    double distance;  // L2 distance over A's L2, from the sketches; NaN when it cannot be measured
+    Relation relation;
+    Key key() const { return a->key; }
+};
+
+struct Counts {
+    uint64_t compared = 0, equal = 0, within = 0, unjudged = 0, different = 0;
+    uint64_t missing_in_a = 0, missing_in_b = 0;
+    uint64_t unparsable_a = 0, unparsable_b = 0, duplicate_a = 0, duplicate_b = 0;
+};
+
+struct Comparison {
+    Rule rule = Rule::hashes;
+    double max_distance = 0;  // of Rule::distance
+    std::vector<Pair> pairs;  // by key
+    Counts counts;
+    std::optional<Key> first_missing_in_a, first_missing_in_b;
+    uint64_t n_logits = 0;             // of the pairs
+    std::optional<double> would_pass;  // smallest --tolerance under which every pair agrees; none: no tolerance does
+    bool no_tolerance_passes = false;  // a pair cannot be measured
+    Problems problems;                 // pairs that contradict themselves
+};
+
+Comparison compare_records(const Trace &a, const Trace &b, const Options &options);
+
+// The distance that was allowed for this record; none when only equal bits would do or nothing was asked of it.
+std::optional<double> allowed_distance(const Comparison &comparison, const Pair &pair);
+
+// --- logits --------------------------------------------------------------------------------------------------------
+
+struct LogitsPair {
+    std::optional<uint32_t> top_a, top_b;  // index of the largest value, when the record shows it
+    uint32_t n_common = 0, n_listed = 0;   // of the entries listed in `top` by magnitude
+    bool top_inside_noise = false;         // they differ by less than the distance explains
+};
+LogitsPair compare_logits(const Pair &pair);
+
+// --- op or input ---------------------------------------------------------------------------------------------------
+
+enum class Inputs : uint8_t {
+    equal,       // all recorded and equal: the operation itself is wrong
+    unrecorded,  // some were not recorded; everything recorded before is equal
+    token,       // the token id is its only input
+    close,       // Rule::logits: more than kJumpFactor closer than the output
+};
+
+struct Origin {
+    const Pair *pair;  // at its first position
+    Inputs inputs;
+    std::vector<std::string> recorded, unrecorded;  // names of the inputs
+    uint64_t n_positions = 1;
+    double worst_distance = 0;
+};
+
+// Where a difference arises although what goes in is equal: one entry for each layer and stage, by first position and
+// execution order. Sorted pairs of the comparison.
+std::vector<Origin> find_origins(const Comparison &comparison, const Trace &a, const Trace &b);
+// "event numbers of A contradict ..." when an input was computed after its user; "" when the order holds.
+std::string check_execution_order(const Comparison &comparison);
+
+// --- what a pair shows ---------------------------------------------------------------------------------------------
+
+struct TopDifference {
+    uint32_t index;
+    std::optional<float> a, b;  // none: not among that side's listed entries
+};
+std::optional<TopDifference> first_top_difference(const Pair &pair);
+// "same values in another order", "one value differs", "B is A times 0.5", each only when the records prove it.
+std::vector<std::string> hints(const Pair &pair);
+
+// --- growth --------------------------------------------------------------------------------------------------------
+
+struct LayerGrowth {
+    int layer;
+    const Stage *stage;  // layer_out, or the last recorded stage of this layer
+    double distance;     // at the chosen position
+    double worst;        // over all positions
+    int worst_position;
+};
+struct Growth {
+    int run = 0, position = 0;
+    std::vector<LayerGrowth> layers;  // ascending
+    std::optional<size_t> jump;       // index of the first layer more than kJumpFactor above the one before
+};
+// At the position of `key`; empty when no layer was compared there.
+Growth growth_curve(const Comparison &comparison, Key key);
+
+// --- the whole -----------------------------------------------------------------------------------------------------
+
+enum class Verdict { match = 0, divergence = 1, error = 2 };  // values: exit status
+
+struct Report {
+    Verdict verdict = Verdict::error;
+    std::string sentence;             // the verdict in one line
+    std::vector<std::string> errors;  // one line each
+    std::vector<Fact> facts;
+    Comparison comparison;
+    bool judged = false;              // false: preflight or the input ended it before any number
+    const Pair *first = nullptr;      // first wrong record in execution order; NULL: none
+    std::vector<Origin> origins;      // the first's, when it has one, stands first
+    std::vector<std::string> causes;  // semantics that can explain the first origin
+    Growth growth;
+    const Pair *logits = nullptr;        // at the first divergent position, else the first ones that are not equal
+    const Pair *logits_worst = nullptr;  // the farthest apart
+};
+
+// The traces must outlive the report.
+Report compare_traces(const Trace &a, const Trace &b, const Options &options);
+
+}  // namespace bitnet::diff

@@ -1,0 +1,207 @@
+#include "abi/cli/diff/render.h"
+
+#include "abi/cli/diff/text.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace bitnet::diff {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// JSON has no infinities: the strings the trace format uses. NaN, "not measurable", is null.
+Json number(double value) {
+    if (std::isnan(value)) return nullptr;
+    if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+    return value;
+}
+
+Json number(const std::optional<double> &value) {
+    return value ? number(*value) : Json(nullptr);
+}
+
+Json place(Key key) {
+    return {{"run", run_of(key)},
+            {"seq", position_of(key)},
+            {"layer", layer_of(key)},
+            {"stage", std::string(find_stage(int(node_of(key)))->name)}};
+}
+
+const char *rule_name(Rule rule) {
+    switch (rule) {
+    case Rule::hashes:
+        return "hashes";
+    case Rule::distance:
+        return "distance";
+    case Rule::logits:
+        break;
+    }
+    return "logits";
+}
+
+const char *inputs_name(Inputs inputs) {
+    switch (inputs) {
+    case Inputs::equal:
+        return "equal";
+    case Inputs::unrecorded:
+        return "unrecorded";
+    case Inputs::token:
+        return "token";
+    case Inputs::close:
+        break;
+    }
+    return "close";
+}
+
+Json side(const Trace &trace) {
+    Json out = {
+        {"path", trace.path}, {"files", trace.files}, {"runs", trace.runs.size()}, {"records", trace.records.size()}};
+    if (trace.runs.empty()) return out;
+    const Run &run = trace.runs.front();
+    out["engine"] = run.engine;
+    out["engine_version"] = run.engine_version;
+    out["isa"] = run.isa;
+    out["kv_type"] = run.kv_type;
+    out["model_path"] = run.model_path;
+    out["model_hash"] = run.model_hash;
+    out["tokens"] = run.tokens.size();
+    return out;
+}
+
+Json record(const Record &r) {
+    return {
+        {"line", r.line},       {"event", r.event},     {"rms", number(r.rms)},       {"mean", number(r.mean)},
+        {"min", number(r.min)}, {"max", number(r.max)}, {"absmax", number(r.absmax)}, {"l2", number(r.l2)},
+        {"nan", r.n_nan},       {"inf", r.n_inf},       {"zeros", r.n_zeros},         {"num_elements", r.n_elements}};
+}
+
+Json origin(const Origin &o) {
+    Json out = place(o.pair->key());
+    out["inputs"] = inputs_name(o.inputs);
+    out["inputs_recorded"] = o.recorded;
+    out["inputs_unrecorded"] = o.unrecorded;
+    out["relative"] = number(o.pair->distance);
+    out["worst_relative"] = number(o.worst_distance);
+    out["positions"] = o.n_positions;
+    return out;
+}
+
+Json first(const Report &report, const Trace &a) {
+    if (!report.first) return nullptr;
+    const Pair &pair = *report.first;
+    Json out = place(pair.key());
+    const auto &tokens = a.runs[size_t(run_of(pair.key()))].tokens;
+    out["token"] = nullptr;
+    for (const auto &[position, id] : tokens) {
+        if (position == position_of(pair.key())) out["token"] = id;
+    }
+    bool leads = !report.origins.empty() && report.origins.front().pair == &pair;
+    out["inputs"] = leads ? Json(inputs_name(report.origins.front().inputs)) : Json(nullptr);
+    out["inputs_recorded"] = leads ? report.origins.front().recorded : std::vector<std::string>();
+    out["inputs_unrecorded"] = leads ? report.origins.front().unrecorded : std::vector<std::string>();
+    out["a"] = record(*pair.a);
+    out["b"] = record(*pair.b);
+    out["top"] = nullptr;
+    if (auto top = first_top_difference(pair)) {
+        auto value = [](const std::optional<float> &v) { return v ? number(double(*v)) : Json(nullptr); };
+        out["top"] = {{"index", top->index}, {"a", value(top->a)}, {"b", value(top->b)}};
+    }
+    out["relative"] = number(pair.distance);
+    out["allowed"] = number(allowed_distance(report.comparison, pair));
+    out["hints"] = hints(pair);
+    return out;
+}
+
+Json growth(const Growth &curve) {
+    Json layers = Json::array();
+    for (const LayerGrowth &g : curve.layers) {
+        layers.push_back({{"layer", g.layer},
+                          {"stage", std::string(g.stage->name)},
+                          {"relative", number(g.distance)},
+                          {"worst", number(g.worst)},
+                          {"worst_seq", g.worst_position}});
+    }
+    return layers;
+}
+
+Json jump(const Growth &curve) {
+    if (!curve.jump) return nullptr;
+    const LayerGrowth &at = curve.layers[*curve.jump];
+    return {{"run", curve.run}, {"seq", curve.position}, {"layer", at.layer}, {"relative", number(at.distance)}};
+}
+
+Json logits(const Report &report) {
+    if (!report.logits) return nullptr;
+    const Pair &pair = *report.logits;
+    LogitsPair l = compare_logits(pair);
+    auto index = [](const std::optional<uint32_t> &i) { return i ? Json(*i) : Json(nullptr); };
+    return {{"compared", report.comparison.n_logits},
+            {"run", run_of(pair.key())},
+            {"seq", position_of(pair.key())},
+            {"relative", number(pair.distance)},
+            {"allowed", number(allowed_distance(report.comparison, pair))},
+            {"top1_a", index(l.top_a)},
+            {"top1_b", index(l.top_b)},
+            {"top1_equal", l.top_a && l.top_b ? Json(*l.top_a == *l.top_b) : Json(nullptr)},
+            {"top1_inside_noise", l.top_inside_noise},
+            {"top_common", l.n_common},
+            {"top_listed", l.n_listed},
+            {"worst_relative", number(report.logits_worst->distance)},
+            {"worst_seq", position_of(report.logits_worst->key())}};
+}
+
+Json counts(const Counts &c) {
+    return {{"compared", c.compared},
+            {"equal", c.equal},
+            {"within", c.within},
+            {"unjudged", c.unjudged},
+            {"different", c.different},
+            {"missing_in_a", c.missing_in_a},
+            {"missing_in_b", c.missing_in_b},
+            {"unparsable", c.unparsable_a + c.unparsable_b},
+            {"duplicate", c.duplicate_a + c.duplicate_b}};
+}
+
+}  // namespace
+
+std::string render_json(const Report &report, const Trace &a, const Trace &b, const Options &options) {
+    static const char *const kVerdicts[] = {"match", "divergence", "error"};
+    const Comparison &comparison = report.comparison;
+    Json out = {{"verdict", kVerdicts[int(report.verdict)]},
+                {"exit", int(report.verdict)},
+                {"text", report.sentence},
+                {"errors", report.errors},
+                {"a", side(a)},
+                {"b", side(b)},
+                {"rule", rule_name(comparison.rule)},
+                {"tolerance", comparison.rule == Rule::distance ? Json(comparison.max_distance) : Json(nullptr)},
+                {"would_pass", number(comparison.would_pass)}};
+    out["preflight"] = Json::array();
+    for (const Fact &fact : report.facts) {
+        out["preflight"].push_back({{"key", fact.key},
+                                    {"a", fact.a},
+                                    {"b", fact.b},
+                                    {"text", fact.text},
+                                    {"mismatch", fact.mismatch},
+                                    {"ignored", fact.ignored}});
+    }
+    out["counts"] = counts(comparison.counts);
+    out["first"] = first(report, a);
+    out["causes"] = report.causes;
+    out["origins"] = Json::array();
+    for (size_t i = 0; i < std::min(report.origins.size(), options.max_origins); ++i) {
+        out["origins"].push_back(origin(report.origins[i]));
+    }
+    out["origins_total"] = report.origins.size();
+    out["growth"] = growth(report.growth);
+    out["jump"] = jump(report.growth);
+    out["logits"] = logits(report);
+    // Paths may hold any bytes; the output is UTF-8.
+    return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace bitnet::diff

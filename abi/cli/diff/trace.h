@@ -1,0 +1,84 @@
+// A trace in memory: what a comparison needs of every record, about a third of the file's size.
+#pragma once
+
+#include "abi/cli/diff/stages.h"
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bitnet::diff {
+
+inline constexpr int kSchema = 1;
+inline constexpr size_t kSketchBuckets = 64;
+inline constexpr size_t kTopCount = 8;
+
+struct Top {
+    uint32_t index;
+    float value;  // may be infinite
+};
+
+// One tensor record: one stage of one token position.
+struct Record {
+    Key key = 0;
+    uint64_t event = 0;     // execution number in its run
+    uint64_t multiset = 0;  // order-free hash
+    uint64_t n_elements = 0, n_nan = 0, n_inf = 0, n_zeros = 0;
+    double rms = 0, mean = 0, min = 0, max = 0, absmax = 0, l2 = 0;  // over the finite elements
+    std::array<uint8_t, 32> blake3{};
+    std::array<Top, kTopCount> top{};  // largest by magnitude first
+    std::array<float, kSketchBuckets> sketch{};
+    uint32_t n_top = 0;
+    std::optional<uint32_t> argmax;  // first index of max; other writers may leave it out
+    uint32_t line = 0;            // in its file, from 1
+    uint32_t file = 0;            // index into Trace::files
+    std::array<char, 5> dtype{};  // "F32", NUL-terminated
+};
+
+using TextPairs = std::vector<std::pair<std::string, std::string>>;  // key, value as text, in file order
+
+struct Run {
+    std::string engine, engine_version, model_path, model_hash, architecture, isa, kv_type;  // "" when unknown
+    TextPairs hyperparameters, semantics;
+    std::vector<std::pair<int64_t, int32_t>> tokens;  // (position, id), ascending, each position once
+    std::bitset<kNodeLimit> nodes;                    // stages that have a record
+    uint64_t n_records = 0;
+    int max_layer = -1;
+    bool overridden = false;  // a sink replaced values
+};
+
+// Lines for people; the first few are kept, all are counted.
+class Problems {
+public:
+    static constexpr size_t kKept = 8;
+    void add(std::string line) {
+        if (lines_.size() < kKept) lines_.push_back(std::move(line));
+        ++total_;
+    }
+    bool empty() const { return total_ == 0; }
+    uint64_t total() const { return total_; }
+    const std::vector<std::string> &lines() const { return lines_; }
+
+private:
+    std::vector<std::string> lines_;
+    uint64_t total_ = 0;
+};
+
+struct Trace {
+    std::string path;
+    std::vector<std::string> files;
+    std::vector<Run> runs;               // renumbered from 0 across files
+    std::deque<Record> records;          // as read
+    std::vector<const Record *> sorted;  // by key, duplicates left out
+    uint64_t n_unparsable = 0;           // lines that are no valid record
+    uint64_t n_duplicate = 0;
+    Problems problems;    // always errors
+    Problems incomplete;  // run_end counts that disagree with the records: errors unless missing records are allowed
+};
+
+}  // namespace bitnet::diff

@@ -1,0 +1,33 @@
+// Evaluates tokens: the hot path's second hop (abi/eval.cpp -> here -> core/kernels/).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/state.h"
+
+namespace bitnet {
+
+enum class KeepLogits { last, all, none };
+
+struct EvalRequest {
+    const int32_t *tokens = nullptr;      // (n); may be null when embeddings are given
+    const float *embeddings = nullptr;    // (n, n_embd), in place of the tokens' own
+    size_t n = 0;
+    KeepLogits keep = KeepLogits::last;
+    int32_t (*cancel)(void *user) = nullptr;  // asked between layers; non-zero stops
+    void *cancel_user = nullptr;
+};
+
+// What eval demands of a request, checked before anything is touched: Error(invalid) or Error(overflow).
+void validate(const State &state, const EvalRequest &request);
+
+// Appends n positions to the state. Throws Error: invalid (token out of range), overflow (the context is full),
+// cancelled; the position and everything before it are then as they were.
+void eval(State &state, const EvalRequest &request);
+
+// One layer on `n_rows` rows whose residual stream is in state.h, at positions first_position and up (for tests and
+// replay; eval calls the same function).
+void forward_layer(State &state, int layer, int first_position, int n_rows);
+
+}  // namespace bitnet

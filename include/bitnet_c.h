@@ -1,0 +1,593 @@
+/* bitnet_c.h - the C ABI of bitnet-c, the reference engine for BitNet b1.58 models.
+ *
+ * This header is the manual, in learning order. A complete program:
+ *
+ *     #include <bitnet_c.h>
+ *     #include <stdio.h>
+ *
+ *     int main(int argc, char **argv) {
+ *         bitnet_model_t *model = NULL;
+ *         bitnet_ctx_t *ctx = NULL;
+ *         int32_t tokens[64];
+ *         size_t n = 64;
+ *         if (argc < 3 || bitnet_load(argv[1], NULL, &model) ||
+ *             bitnet_context_create(model, NULL, &ctx) ||
+ *             bitnet_tokenize_text(model, argv[2], (size_t)-1, BITNET_TOKENIZE_ADD_BOS, tokens, &n) ||
+ *             bitnet_eval_tokens(ctx, tokens, n, NULL)) {
+ *             fprintf(stderr, "%s\n", bitnet_last_error());
+ *             return 2;
+ *         }
+ *         const float *logits = bitnet_get_logits_ith(ctx, -1);
+ *         printf("logit of token 0 after the prompt: %g\n", logits[0]);
+ *         bitnet_context_free(ctx);
+ *         bitnet_model_free(model);
+ *         return 0;
+ *     }
+ *
+ * Conventions, true for every function below unless it says otherwise:
+ *  - Status: 0 is success, negative is failure; bitnet_last_error() then holds one line for this thread.
+ *    Nothing here prints, exits, aborts, throws or changes errno on purpose.
+ *  - Threads: a `const bitnet_model_t *` may be used by many threads at once. A `bitnet_ctx_t *` by one thread
+ *    at a time (it may move between threads); a second entry while one runs returns BITNET_E_BUSY.
+ *  - Structs that begin with `struct_size`: set it to sizeof; zero in any other field means its default; a NULL
+ *    struct pointer means all defaults. A larger struct of a newer header is accepted when its tail is zero.
+ *  - Buffers `(T *out, size_t *n)`: *n is the capacity going in and always the full need coming out. Too small:
+ *    nothing is written and BITNET_E_BUFFER returned. out NULL: a size query, returns BITNET_OK.
+ *  - Text buffers: *n counts the bytes with the terminating NUL.
+ *  - Borrowed pointers say until when they live. The caller never frees memory of this library but by its handles.
+ *  - Since: 1.0 unless stated. abi/SYMBOLS.md in the source lists every symbol.
+ *
+ * C11; also compiles as C17, C++11 and C++20.
+ */
+#ifndef BITNET_C_H
+#define BITNET_C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define BITNET_API
+#else
+#define BITNET_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 1. Version
+ * ------------------------------------------------------------------------------------------------------------ */
+
+#define BITNET_ABI_MAJOR 1
+#define BITNET_ABI_MINOR 0
+#define BITNET_ABI_VERSION ((uint32_t)BITNET_ABI_MAJOR << 16 | (uint32_t)BITNET_ABI_MINOR)
+
+/* ABI of the loaded library: major << 16 | minor. Compatible when the major is equal and the minor not smaller. */
+BITNET_API uint32_t bitnet_abi_version(void);
+/* Release as text, "0.1.0". Static. */
+BITNET_API const char *bitnet_version(void);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 2. Status and errors
+ * ------------------------------------------------------------------------------------------------------------ */
+
+typedef int32_t bitnet_status_t;
+#define BITNET_OK ((bitnet_status_t)0)
+#define BITNET_E_INVALID ((bitnet_status_t)-1)      /* an argument is wrong */
+#define BITNET_E_NOMEM ((bitnet_status_t)-2)        /* memory could not be had */
+#define BITNET_E_IO ((bitnet_status_t)-3)           /* a file could not be opened, read or written */
+#define BITNET_E_FORMAT ((bitnet_status_t)-4)       /* a file is damaged or breaks its format's rules */
+#define BITNET_E_UNSUPPORTED ((bitnet_status_t)-5)  /* well-formed, but not something this library does */
+#define BITNET_E_BUFFER ((bitnet_status_t)-6)       /* the caller's buffer is too small; *n holds the need */
+#define BITNET_E_ISA ((bitnet_status_t)-7)          /* the instruction set is unknown or not on this CPU */
+#define BITNET_E_ABI ((bitnet_status_t)-8)          /* a struct or plugin of an incompatible version */
+#define BITNET_E_PLUGIN ((bitnet_status_t)-9)       /* a trace plugin could not be loaded, declined or failed */
+#define BITNET_E_BUSY ((bitnet_status_t)-10)        /* the context is in use (another thread, or a callback) */
+#define BITNET_E_OVERFLOW ((bitnet_status_t)-11)    /* the context is full */
+#define BITNET_E_CANCELLED ((bitnet_status_t)-12)   /* a callback asked to stop */
+#define BITNET_E_USER ((bitnet_status_t)-13)        /* a callback or sink returned a failure of its own */
+#define BITNET_E_INTERNAL ((bitnet_status_t)-14)    /* a bug in this library: please report the text */
+
+/* Name of a status, "BITNET_E_FORMAT"; "BITNET_E_UNKNOWN" for anything else. Static, never NULL. */
+BITNET_API const char *bitnet_status_name(bitnet_status_t status);
+/* This thread's last failure in one line, naming the thing, what was found and what was expected. Never NULL, ""
+ * before the first failure; successful calls leave it alone. Borrowed until this thread's next failing call. */
+BITNET_API const char *bitnet_last_error(void);
+
+#define BITNET_LOG_ERROR 1
+#define BITNET_LOG_WARN 2
+#define BITNET_LOG_INFO 3
+/* `text`: one line without its line end, valid during the call. May be called from any thread that calls in. */
+typedef void (*bitnet_log_fn)(void *user, int32_t level, const char *text);
+/* Process-wide; NULL (the default) logs nothing. Set it before other threads use the library. */
+BITNET_API void bitnet_set_log(bitnet_log_fn fn, void *user);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 3. CPU
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* Instruction sets compiled into this library, from plain to best: "scalar", "avx2", "avx512vnni". All of them
+ * give the same bits. bitnet_isa_usable: 1 when this CPU and system have it, 0 when not or `index` is out of range. */
+BITNET_API int32_t bitnet_isa_count(void);
+BITNET_API const char *bitnet_isa_name(int32_t index); /* static; NULL when out of range */
+BITNET_API int32_t bitnet_isa_usable(int32_t index);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 4. Load and look at a model
+ * ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct bitnet_model bitnet_model_t; /* immutable once loaded */
+typedef struct bitnet_ctx bitnet_ctx_t;
+
+/* `done` of `total` steps; return non-zero to cancel (the load fails with BITNET_E_CANCELLED). */
+typedef int32_t (*bitnet_progress_fn)(void *user, uint64_t done, uint64_t total);
+
+#define BITNET_LOAD_COPY 1u   /* read the file into memory instead of mapping it */
+#define BITNET_LOAD_UNCHECKED_CODES 2u /* skip the scan of every ternary code (structure is always checked) */
+
+typedef struct bitnet_load_params {
+    uint32_t struct_size;
+    uint32_t flags;               /* BITNET_LOAD_... */
+    const char *isa;              /* instruction set by name; NULL: BITNET_ISA, else the best usable one */
+    const char *semantics;        /* overrides, "activation=silu,eps=1e-6" or "profile=bitnetcpp"; NULL: the file's */
+    bitnet_progress_fn progress;  /* NULL: none */
+    void *progress_user;
+} bitnet_load_params_t;
+
+/* Loads a GGUF file, mapped read-only: the file must not change while the model lives. *out is NULL on failure.
+ * Errors: IO, FORMAT, UNSUPPORTED, ISA, INVALID (semantics), CANCELLED, NOMEM. */
+BITNET_API bitnet_status_t bitnet_load(const char *path, const bitnet_load_params_t *params, bitnet_model_t **out);
+/* The same from `n_bytes` at `data`, which must stay valid and unchanged until the model and all of its contexts are
+ * freed, unless BITNET_LOAD_COPY is given. `name` (may be NULL) stands for the path in messages and traces. */
+BITNET_API bitnet_status_t bitnet_load_memory(const void *data, size_t n_bytes, const char *name,
+                                              const bitnet_load_params_t *params, bitnet_model_t **out);
+/* Gives the handle up; NULL is allowed. Contexts made from it keep what they need alive. */
+BITNET_API void bitnet_model_free(bitnet_model_t *model);
+
+typedef struct bitnet_model_info {
+    uint32_t struct_size;
+    int32_t n_vocab;
+    int32_t n_ctx_train; /* positions the model was trained for */
+    int32_t n_embd;
+    int32_t n_layer;
+    int32_t n_ff;
+    int32_t n_head;
+    int32_t n_head_kv;
+    int32_t head_dim;
+    int32_t n_rot;       /* dimensions of a head that RoPE turns */
+    float rms_eps;       /* as run, overrides included */
+    int32_t head_tied;   /* 1: the output head is the token embedding */
+    double rope_theta;   /* as run, overrides included */
+    uint64_t n_params;
+    uint64_t n_bytes;    /* of the file */
+} bitnet_model_info_t;
+
+/* Fills *out up to out->struct_size bytes. */
+BITNET_API bitnet_status_t bitnet_model_get_info(const bitnet_model_t *model, bitnet_model_info_t *out);
+/* The four below: borrowed while the handle lives; "" when unknown; NULL only for a NULL model. */
+BITNET_API const char *bitnet_model_architecture(const bitnet_model_t *model); /* "bitnet-b1.58" */
+BITNET_API const char *bitnet_model_path(const bitnet_model_t *model);
+BITNET_API const char *bitnet_model_isa(const bitnet_model_t *model);
+/* Every switch as run, "activation=relu2,eps=1e-05,...", in the syntax of bitnet_load_params.semantics. */
+BITNET_API const char *bitnet_model_semantics(const bitnet_model_t *model);
+/* BLAKE3 of the whole file as 64 hex digits. Computed at the first call (about 0.4 s per GB), then kept. */
+BITNET_API bitnet_status_t bitnet_model_hash(const bitnet_model_t *model, char *out, size_t *n);
+
+/* Things a user should see about this file, one line each: what was assumed, what is unusual. */
+BITNET_API size_t bitnet_model_warning_count(const bitnet_model_t *model);
+BITNET_API const char *bitnet_model_warning(const bitnet_model_t *model, size_t index); /* lives with the handle */
+
+/* GGUF keys in file order. bitnet_model_key_text writes a value as text: scalars plainly, arrays as JSON-like
+ * "[1, 2, ...]" of at most `max_items` items (0: all). */
+BITNET_API size_t bitnet_model_key_count(const bitnet_model_t *model);
+BITNET_API const char *bitnet_model_key_name(const bitnet_model_t *model, size_t index);
+BITNET_API const char *bitnet_model_key_type(const bitnet_model_t *model, size_t index); /* "u32", "str", "arr[str]" */
+BITNET_API uint64_t bitnet_model_key_length(const bitnet_model_t *model, size_t index); /* array length, else 1 */
+BITNET_API bitnet_status_t bitnet_model_key_text(const bitnet_model_t *model, size_t index, uint64_t max_items,
+                                                 char *out, size_t *n);
+
+typedef struct bitnet_tensor_info {
+    uint32_t struct_size;
+    uint32_t n_dims;
+    uint64_t dims[4];       /* dims[0] is the contiguous (input) dimension, as in GGUF */
+    const char *name;       /* lives with the handle */
+    const char *type_name;  /* "F32", "F16", "BF16", "I2_S"; static */
+    uint64_t file_offset;   /* of its first byte in the file */
+    uint64_t n_bytes;
+} bitnet_tensor_info_t;
+
+BITNET_API size_t bitnet_model_tensor_count(const bitnet_model_t *model);
+BITNET_API bitnet_status_t bitnet_model_tensor(const bitnet_model_t *model, size_t index, bitnet_tensor_info_t *out);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 5. Context: one conversation with a model
+ * ------------------------------------------------------------------------------------------------------------ */
+
+#define BITNET_KV_DEFAULT 0u /* what the semantics say: f32 unless a profile says f16 */
+#define BITNET_KV_F32 1u
+#define BITNET_KV_F16 2u
+
+typedef struct bitnet_context_params {
+    uint32_t struct_size;
+    int32_t n_ctx;      /* positions; 0: the model's n_ctx_train */
+    int32_t n_threads;  /* 1..256; 0: the processors this process may run on. Results do not depend on it. */
+    int32_t n_batch;    /* rows computed together, 1..4096; 0: 256. Results do not depend on it. */
+    uint32_t kv_type;   /* BITNET_KV_... */
+    int32_t device_id;  /* 0: CPU; anything else: BITNET_E_UNSUPPORTED */
+} bitnet_context_params_t;
+
+/* Allocates all memory the context will ever need, but for logits of several positions. When BITNET_TRACE_PLUGIN is
+ * set, attaches those plugins (section 10); a plugin that fails never fails this call. */
+BITNET_API bitnet_status_t bitnet_context_create(const bitnet_model_t *model, const bitnet_context_params_t *params,
+                                                 bitnet_ctx_t **out);
+/* Ends traces, frees. NULL is allowed. */
+BITNET_API void bitnet_context_free(bitnet_ctx_t *ctx);
+/* Forgets all positions. */
+BITNET_API bitnet_status_t bitnet_context_reset(bitnet_ctx_t *ctx);
+/* Keeps the first `n_positions` (0..position). */
+BITNET_API bitnet_status_t bitnet_context_truncate(bitnet_ctx_t *ctx, int32_t n_positions);
+/* An independent copy at the same position, without sinks and without logits. */
+BITNET_API bitnet_status_t bitnet_context_fork(bitnet_ctx_t *ctx, bitnet_ctx_t **out);
+/* Number of positions evaluated so far, and the capacity; -1 for a NULL context. */
+BITNET_API int32_t bitnet_context_position(const bitnet_ctx_t *ctx);
+BITNET_API int32_t bitnet_context_capacity(const bitnet_ctx_t *ctx);
+/* Bytes this context has allocated (KV cache, scratch, logits). */
+BITNET_API uint64_t bitnet_context_memory(const bitnet_ctx_t *ctx);
+/* Writes the KV state as a versioned, checksummed blob / takes it back. Restoring demands the same model file, the
+ * same semantics and KV type; on any failure the context is as it was. Logits are not part of it. */
+BITNET_API bitnet_status_t bitnet_context_save(bitnet_ctx_t *ctx, void *out, size_t *n);
+BITNET_API bitnet_status_t bitnet_context_restore(bitnet_ctx_t *ctx, const void *data, size_t n);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 6. Tokens
+ * ------------------------------------------------------------------------------------------------------------ */
+
+#define BITNET_TOKENIZE_ADD_BOS 1u        /* begin with the BOS token, if the model has one */
+#define BITNET_TOKENIZE_PARSE_SPECIAL 2u  /* "<|eot_id|>" in the text becomes that control token */
+
+/* `text` is `n_bytes` of any bytes ((size_t)-1: up to its NUL). Never more tokens than bitnet_tokenize_bound(). */
+BITNET_API bitnet_status_t bitnet_tokenize_text(const bitnet_model_t *model, const char *text, size_t n_bytes,
+                                                uint32_t flags, int32_t *out, size_t *n);
+BITNET_API size_t bitnet_tokenize_bound(size_t n_bytes);
+
+#define BITNET_DETOKENIZE_SPECIAL 1u /* write control tokens as their text; otherwise they are skipped */
+
+/* The bytes of a token sequence, with a NUL after them (*n counts it). Bytes, not necessarily valid UTF-8. */
+BITNET_API bitnet_status_t bitnet_detokenize(const bitnet_model_t *model, const int32_t *tokens, size_t n_tokens,
+                                             uint32_t flags, char *out, size_t *n);
+
+#define BITNET_TOKEN_NORMAL 1
+#define BITNET_TOKEN_UNKNOWN 2
+#define BITNET_TOKEN_CONTROL 3
+#define BITNET_TOKEN_USER_DEFINED 4
+#define BITNET_TOKEN_UNUSED 5
+#define BITNET_TOKEN_BYTE 6
+
+/* A token as the vocabulary spells it; lives with the handle; NULL when out of range. */
+BITNET_API const char *bitnet_token_text(const bitnet_model_t *model, int32_t token);
+BITNET_API int32_t bitnet_token_type(const bitnet_model_t *model, int32_t token); /* 0 when out of range */
+BITNET_API float bitnet_token_score(const bitnet_model_t *model, int32_t token);  /* 0 when there is none */
+
+#define BITNET_SPECIAL_BOS 0
+#define BITNET_SPECIAL_EOS 1
+#define BITNET_SPECIAL_EOT 2
+#define BITNET_SPECIAL_PAD 3
+/* Token id of a special role, -1 when the model has none. */
+BITNET_API int32_t bitnet_token_special(const bitnet_model_t *model, int32_t role);
+/* All tokens that end a generation, ascending. */
+BITNET_API bitnet_status_t bitnet_token_end_ids(const bitnet_model_t *model, int32_t *out, size_t *n);
+/* 1 when the file asks for a BOS at the front of a prompt. */
+BITNET_API int32_t bitnet_token_wants_bos(const bitnet_model_t *model);
+/* The file's chat template (Jinja); lives with the handle; "" when there is none. */
+BITNET_API const char *bitnet_chat_template(const bitnet_model_t *model);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 7. Eval
+ * ------------------------------------------------------------------------------------------------------------ */
+
+#define BITNET_LOGITS_LAST 0u
+#define BITNET_LOGITS_ALL 1u
+#define BITNET_LOGITS_NONE 2u
+
+/* Asked between layers; non-zero cancels. Must not use the context. */
+typedef int32_t (*bitnet_cancel_fn)(void *user);
+
+typedef struct bitnet_eval_params {
+    uint32_t struct_size;
+    uint32_t logits;          /* rows to keep: BITNET_LOGITS_... */
+    const float *embeddings;  /* (n, n_embd) row-major in place of token embeddings; then tokens may be NULL */
+    bitnet_cancel_fn cancel;  /* NULL: none */
+    void *cancel_user;
+} bitnet_eval_params_t;
+
+/* Evaluates `n` >= 1 tokens after the current position and moves it. On any failure the position and the KV state before
+ * it are unchanged. INVALID (token out of range), OVERFLOW (the context is full) and BUSY change nothing at all; after
+ * CANCELLED and NOMEM the logits of the eval before are gone. */
+BITNET_API bitnet_status_t bitnet_eval_tokens(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n,
+                                              const bitnet_eval_params_t *params);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 8. Logits
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* Row i of the rows the last eval kept, n_vocab floats; negative counts from the end. Borrowed until the next call
+ * that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row. */
+BITNET_API const float *bitnet_get_logits_ith(bitnet_ctx_t *ctx, int32_t i);
+/* The same copied out; *n in floats. */
+BITNET_API bitnet_status_t bitnet_copy_logits(bitnet_ctx_t *ctx, int32_t i, float *out, size_t *n);
+/* Number of rows kept by the last eval. */
+BITNET_API int32_t bitnet_logits_count(const bitnet_ctx_t *ctx);
+/* Output of the final norm of the same rows, n_embd floats, same lifetime. */
+BITNET_API const float *bitnet_get_hidden_ith(bitnet_ctx_t *ctx, int32_t i);
+/* out[j] = log softmax(logits row j)[tokens[j]] for the first n kept rows (natural log, computed in double). */
+BITNET_API bitnet_status_t bitnet_token_logprobs(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, double *out);
+/* The k largest logits of row i, largest first, ties to the lowest id. NaN never wins. Any output may be NULL. */
+BITNET_API bitnet_status_t bitnet_top_logits(bitnet_ctx_t *ctx, int32_t i, int32_t k, int32_t *tokens, float *logits);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 9. Generate
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* Called for each new token before it is evaluated; `logits` is the row it was drawn from (n_vocab floats, valid
+ * during the call). Non-zero stops the generation with BITNET_E_CANCELLED; the tokens so far are kept. */
+typedef int32_t (*bitnet_token_fn)(void *user, int32_t token, const float *logits, int32_t n_vocab);
+
+typedef struct bitnet_generate_params {
+    uint32_t struct_size;
+    int32_t max_tokens;        /* 0: until an end token or the context is full */
+    float temperature;         /* 0: greedy, ties to the lowest id */
+    int32_t top_k;             /* 0: off */
+    float top_p;               /* 0 or >= 1: off */
+    float min_p;               /* 0: off */
+    float repeat_penalty;      /* 0 or 1: off */
+    int32_t repeat_last_n;     /* tokens the penalty looks at; 0: 64 */
+    uint64_t seed;             /* same seed, same tokens, on every machine */
+    const int32_t *stop_tokens; /* besides the model's end tokens */
+    size_t n_stop_tokens;
+    const char *const *stop_strings; /* NUL-terminated; generation ends once the text contains one */
+    size_t n_stop_strings;
+    uint32_t flags;            /* BITNET_GENERATE_... */
+    uint32_t reserved;
+    bitnet_token_fn on_token;  /* NULL: none */
+    void *on_token_user;
+} bitnet_generate_params_t;
+
+#define BITNET_GENERATE_IGNORE_END 1u /* do not stop at the model's end tokens */
+
+/* Continues from the last row of the last eval. Writes up to *n tokens, the end token included; *n is then the number
+ * produced, which also bounds the generation (out may be NULL with *n 0 when on_token is given and max_tokens > 0 or
+ * 0: then nothing is stored). All but the last produced token have been evaluated. */
+BITNET_API bitnet_status_t bitnet_generate(bitnet_ctx_t *ctx, const bitnet_generate_params_t *params, int32_t *out,
+                                           size_t *n);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 10. Trace: every intermediate tensor, to sinks
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* Stages in execution order. `layer` is -1 for embeddings, final_norm and logits. Shapes are per token row. */
+#define BITNET_STAGE_EMBEDDINGS 1           /* (n_embd) */
+#define BITNET_STAGE_ATTN_NORM 2            /* (n_embd) */
+#define BITNET_STAGE_Q_PROJ 3               /* (n_head, head_dim) before RoPE */
+#define BITNET_STAGE_K_PROJ 4               /* (n_head_kv, head_dim) */
+#define BITNET_STAGE_V_PROJ 5               /* (n_head_kv, head_dim) */
+#define BITNET_STAGE_Q_ROPE 6               /* (n_head, head_dim) */
+#define BITNET_STAGE_K_ROPE 7               /* (n_head_kv, head_dim) */
+#define BITNET_STAGE_ATTN_SCORES 8          /* (n_head, n_kv) scaled, before softmax; off by default */
+#define BITNET_STAGE_ATTN_SCORES_SOFTMAX 9  /* (n_head, n_kv) n_kv = position + 1 */
+#define BITNET_STAGE_ATTN_CONTEXT 10        /* (n_head, head_dim) probabilities times V */
+#define BITNET_STAGE_ATTN_SUB_NORM 11       /* (n_head, head_dim) */
+#define BITNET_STAGE_ATTN_OUT 12            /* (n_embd) */
+#define BITNET_STAGE_ATTN_RESIDUAL 13       /* (n_embd) */
+#define BITNET_STAGE_FFN_NORM 14            /* (n_embd) */
+#define BITNET_STAGE_FFN_GATE 15            /* (n_ff) */
+#define BITNET_STAGE_FFN_UP 16              /* (n_ff) */
+#define BITNET_STAGE_FFN_ACT 17             /* (n_ff) activation(gate) * up */
+#define BITNET_STAGE_FFN_SUB_NORM 18        /* (n_ff) */
+#define BITNET_STAGE_FFN_OUT 19             /* (n_embd) */
+#define BITNET_STAGE_LAYER_OUT 20           /* (n_embd) */
+#define BITNET_STAGE_FINAL_NORM 21          /* (n_embd) */
+#define BITNET_STAGE_LOGITS 22              /* (n_vocab) */
+#define BITNET_STAGE_COUNT 22
+/* Integer companions, off by default: stage | companion. Named "<stage>.codes", "<stage>.scale", "<stage>.acc". */
+#define BITNET_STAGE_CODES 0x100 /* int8 activation codes of attn_norm, attn_sub_norm, ffn_norm, ffn_sub_norm */
+#define BITNET_STAGE_SCALE 0x200 /* f32 activation scale s = 127 / max|x| of the same */
+#define BITNET_STAGE_ACC 0x300   /* int32 accumulators of q_proj, k_proj, v_proj, attn_out, ffn_gate, ffn_up, ffn_out */
+
+/* Name of a stage or companion, "q_proj"; NULL when there is no such id. Static. */
+BITNET_API const char *bitnet_stage_name(int32_t stage);
+
+#define BITNET_DTYPE_F32 0
+#define BITNET_DTYPE_F16 1
+#define BITNET_DTYPE_BF16 2
+#define BITNET_DTYPE_I8 3
+#define BITNET_DTYPE_I32 4
+
+#define BITNET_EVENT_RUN_BEGIN 1
+#define BITNET_EVENT_STEP_BEGIN 2
+#define BITNET_EVENT_TENSOR 3
+#define BITNET_EVENT_STEP_END 4
+#define BITNET_EVENT_RUN_END 5
+
+/* Every event begins with this header; an event may be copied by its size; pointers in it live during the call. */
+typedef struct bitnet_event {
+    uint32_t size;     /* of the whole event in bytes */
+    uint32_t type;     /* BITNET_EVENT_... */
+    uint32_t flags;    /* BITNET_EVENT_FLAG_... */
+    int32_t layer;     /* -1: of no block */
+    int32_t position;  /* first token position it is about */
+    uint32_t run;      /* number of the run within this context, from 0 */
+    uint64_t seq;      /* per context, from 0, in execution order; counts what was selected */
+    uint64_t time_ns;  /* CLOCK_MONOTONIC */
+} bitnet_event_t;
+
+#define BITNET_EVENT_FLAG_OVERRIDDEN 1u /* a sink replaced values of this run before this event */
+
+/* A run begins with the first eval, and anew after the position moved back (reset, truncate, restore), after an eval
+ * failed, and after a sink was attached or the selection changed: within a run each position is evaluated once. */
+typedef struct bitnet_run_begin_event {
+    bitnet_event_t header;
+    const char *engine;          /* "bitnet-c" */
+    const char *engine_version;
+    const char *model_path;      /* "" when unknown, likewise below */
+    const char *model_hash;      /* BLAKE3 of the file, 64 hex digits */
+    const char *architecture;
+    const char *hyperparameters; /* "n_layer=30,n_embd=2560,..." */
+    const char *semantics;       /* as bitnet_model_semantics */
+    const char *isa;
+    const char *kv_type;         /* "f32" or "f16" */
+    const char *selection;       /* what is traced, as given; "" for the default */
+    const char *prompt;          /* bytes, not NUL-terminated; NULL when unknown */
+    uint64_t n_prompt_bytes;
+    int32_t n_threads;
+    int32_t n_batch;
+    const int32_t *tokens;       /* of the first eval; NULL when it was given embeddings */
+    uint64_t n_tokens;
+} bitnet_run_begin_event_t;
+
+typedef struct bitnet_step_event { /* STEP_BEGIN and STEP_END: one call of bitnet_eval_tokens */
+    bitnet_event_t header;
+    const int32_t *tokens; /* NULL when embeddings were given */
+    uint64_t n_tokens;
+    bitnet_status_t status; /* STEP_END: how the eval ended */
+    uint32_t reserved;
+} bitnet_step_event_t;
+
+/* One stage of consecutive token rows. Row r is `row_elements` elements at (const char *)data + r * row_stride. */
+typedef struct bitnet_tensor_event {
+    bitnet_event_t header;    /* position: of row 0; row r is at position + r */
+    int32_t stage;            /* BITNET_STAGE_..., 0 for a foreign name */
+    int32_t dtype;            /* BITNET_DTYPE_... */
+    const char *stage_name;   /* "q_proj" */
+    const char *kernel;       /* what computed it, "ternary.avx2"; "" when unknown */
+    uint32_t n_rows;
+    uint32_t first_row;       /* index of row 0 in its eval */
+    uint32_t n_dims;          /* of one row */
+    uint32_t reserved;
+    uint64_t shape[4];        /* of one row, outermost first */
+    uint64_t row_elements;    /* product of shape */
+    uint64_t row_stride;      /* bytes */
+    const void *data;
+    uint64_t ns;              /* time the engine took for this stage of all rows of the batch */
+} bitnet_tensor_event_t;
+
+typedef struct bitnet_run_end_event {
+    bitnet_event_t header;
+    uint64_t n_tensors;  /* tensor events of this run */
+    uint64_t n_rows;     /* rows in them: the number of records a sink that writes one per row has written */
+    uint64_t n_tokens;   /* evaluated in this run */
+} bitnet_run_end_event_t;
+
+/* What the host offers to a sink. Extensions are found by name; ask in open(), use in event(). */
+typedef struct bitnet_trace_host bitnet_trace_host_t;
+struct bitnet_trace_host {
+    uint32_t struct_size;
+    uint32_t abi_version;
+    void *self;
+    /* Text for the user: log callback and statistics; also the reason for declining or failing. */
+    void (*log)(const bitnet_trace_host_t *host, int32_t level, const char *text);
+    /* NULL when this host does not have it. Lives as long as the host. */
+    const void *(*get_extension)(const bitnet_trace_host_t *host, const char *id);
+};
+
+/* The extensions work on row `row` of the tensor event being delivered. Each result is computed once, shared by all
+ * sinks, and borrowed until event() returns. */
+#define BITNET_EXT_HASH "bitnet.hash/1"
+typedef struct bitnet_ext_hash {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* 32 bytes: BLAKE3 of the row's raw little-endian values. */
+    const uint8_t *(*blake3)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row);
+    /* Order-free hash of the same values: equal for a permutation (plugins/TRACE_FORMAT.md defines it). */
+    uint64_t (*multiset)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row);
+} bitnet_ext_hash_t;
+
+#define BITNET_EXT_STATS "bitnet.stats/1"
+#define BITNET_STATS_TOP 8
+typedef struct bitnet_stats {
+    uint32_t struct_size;
+    uint32_t n_top;
+    uint64_t n, n_nan, n_inf, n_zero;
+    double mean, std, rms, l2;   /* over the finite values, in double; std divides by n */
+    float min, max, absmax;      /* over the finite values; 0 when there are none */
+    uint32_t min_index, max_index; /* the first element that has it */
+    uint32_t top_index[BITNET_STATS_TOP]; /* largest by magnitude among the non-NaN, largest first, ties to the lowest index */
+    float top_value[BITNET_STATS_TOP];
+} bitnet_stats_t;
+typedef struct bitnet_ext_stats {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const bitnet_stats_t *(*stats)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row);
+} bitnet_ext_stats_t;
+
+#define BITNET_EXT_SKETCH "bitnet.sketch/1"
+#define BITNET_SKETCH_BUCKETS 64
+typedef struct bitnet_ext_sketch {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* 64 floats: signed bucket sums (plugins/TRACE_FORMAT.md defines signs and buckets). */
+    const float *(*sketch)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row);
+} bitnet_ext_sketch_t;
+
+#define BITNET_EXT_OVERRIDE "bitnet.override/1"
+typedef struct bitnet_ext_override {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* Replaces the row's values before the engine goes on; `n` must be row_elements, the values of the event's dtype.
+     * Only in-process f32 stages of our own engine; otherwise BITNET_E_UNSUPPORTED. */
+    bitnet_status_t (*replace)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row,
+                               const void *values, size_t n);
+} bitnet_ext_override_t;
+
+/* A sink: a static table of functions, called on the thread that evaluates, in order. Nothing may throw. */
+typedef struct bitnet_trace_sink {
+    uint32_t struct_size;
+    uint32_t abi_version;  /* BITNET_ABI_VERSION it was built with */
+    const char *name;
+    uint64_t want;         /* bit (1 << BITNET_EVENT_...) for each type it wants */
+    /* *state: `user` of bitnet_trace_set_sink, else NULL; replace it with the sink's own. `config` is never NULL.
+     * May be NULL when there is nothing to open. */
+    bitnet_status_t (*open)(void **state, const bitnet_trace_host_t *host, const char *config);
+    /* A failure detaches this sink, is counted and logged, and changes nothing else. */
+    bitnet_status_t (*event)(void *state, const bitnet_event_t *event);
+    bitnet_status_t (*flush)(void *state); /* may be NULL */
+    void (*close)(void *state);            /* may be NULL; called once for each successful open */
+} bitnet_trace_sink_t;
+
+/* The one symbol a plugin exports. Returns NULL to decline, having said why through host->log. */
+#define BITNET_TRACE_PLUGIN_SYMBOL "bitnet_trace_plugin_v1"
+typedef const bitnet_trace_sink_t *(*bitnet_trace_plugin_fn)(const bitnet_trace_host_t *host);
+
+/* Attaches an in-process sink with its state; the table must outlive the attachment. A NULL sink closes and detaches
+ * every sink and plugin of the context. */
+BITNET_API bitnet_status_t bitnet_trace_set_sink(bitnet_ctx_t *ctx, const bitnet_trace_sink_t *sink, void *user);
+/* Loads a plugin, "jsonl", "libjsonl.so" or a path with '/', and attaches it. `config`: "key=value,..."; NULL: "".
+ * A name is looked for in BITNET_PLUGIN_PATH (':' between folders), then in <folder of libbitnet>/bitnet/plugins. */
+BITNET_API bitnet_status_t bitnet_trace_load_plugin(bitnet_ctx_t *ctx, const char *path, const char *config);
+/* What is traced: comma-separated "seq:layer:stage", each part a value, a range a-b, a list {a;b}, a glob or '*';
+ * missing parts at the front mean '*'; a leading '!' excludes. NULL or "": every stage that is on by default.
+ * BITNET_TRACE_SELECT is its initial value. INVALID (naming the stages there are) when nothing can match; the
+ * selection is then unchanged. */
+BITNET_API bitnet_status_t bitnet_trace_select(bitnet_ctx_t *ctx, const char *selection);
+/* Text of the prompt for the next run record. Copied. NULL clears it. */
+BITNET_API bitnet_status_t bitnet_trace_set_prompt(bitnet_ctx_t *ctx, const char *text, size_t n_bytes);
+
+typedef struct bitnet_trace_stats {
+    uint32_t struct_size;
+    uint32_t n_sinks;       /* attached now */
+    uint64_t n_events;      /* delivered to at least one sink */
+    uint64_t n_bytes;       /* tensor bytes in them */
+    uint64_t n_failures;    /* plugins that could not be attached, and sinks that were detached for failing */
+    double seconds;         /* spent in sinks and services */
+    char last_failure[256]; /* "" when there was none */
+} bitnet_trace_stats_t;
+
+BITNET_API bitnet_status_t bitnet_trace_get_stats(const bitnet_ctx_t *ctx, bitnet_trace_stats_t *out);
+/* Ends the run if one is open (RUN_END) and flushes every sink; the sinks stay attached. PLUGIN if one failed. */
+BITNET_API bitnet_status_t bitnet_trace_end_run(bitnet_ctx_t *ctx);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* BITNET_C_H */

@@ -1,0 +1,109 @@
+// What a sink can ask of the host: each result is computed once for a row and shared by all sinks.
+#include <cstdlib>
+#include <cstring>
+
+#include "plugins/host/host.h"
+
+namespace bitnet {
+
+namespace {
+
+enum : uint32_t { kHaveHash = 1, kHaveMultiset = 2, kHaveStats = 4, kHaveSketch = 8 };
+
+// Whether `event` (or a copy of it) is under way and has this row.
+bool is_current(const TraceHost *host, const bitnet_tensor_event_t *event, uint32_t row) {
+    return host->current && event && event->header.seq == host->current->header.seq && row < host->current->n_rows;
+}
+
+Row row_of(const TraceHost *host, uint32_t row) {
+    const bitnet_tensor_event_t &event = *host->current;
+    return {static_cast<const char *>(event.data) + row * event.row_stride, event.row_elements, event.dtype};
+}
+
+// NULL: not the event under way, a dtype we do not know, or out of memory.
+CachedRow *cached_row(TraceHost *host, const bitnet_tensor_event_t *event, uint32_t row) {
+    if (!is_current(host, event, row) || !dtype_bytes(host->current->dtype)) return nullptr;
+    if (host->n_rows_cached < host->current->n_rows) {
+        // All at once: results are borrowed until the event ends, so the array must not move while it is used.
+        CachedRow *rows = static_cast<CachedRow *>(calloc(host->current->n_rows, sizeof(CachedRow)));
+        if (!rows) return nullptr;
+        free(host->rows);
+        host->rows = rows;
+        host->n_rows_cached = host->current->n_rows;
+    }
+    CachedRow *cached = &host->rows[row];
+    if (cached->event_seq != host->current->header.seq) {
+        cached->event_seq = host->current->header.seq;
+        cached->have = 0;
+    }
+    return cached;
+}
+
+// True when the caller has to compute it now.
+bool first_use(CachedRow *cached, uint32_t what) {
+    const bool first = !(cached->have & what);
+    cached->have |= what;
+    return first;
+}
+
+const uint8_t *ext_blake3(const bitnet_trace_host_t *api, const bitnet_tensor_event_t *event, uint32_t row) {
+    TraceHost *host = host_of(api);
+    CachedRow *cached = cached_row(host, event, row);
+    if (!cached) return nullptr;
+    if (first_use(cached, kHaveHash)) row_blake3(row_of(host, row), cached->hash);
+    return cached->hash;
+}
+
+uint64_t ext_multiset(const bitnet_trace_host_t *api, const bitnet_tensor_event_t *event, uint32_t row) {
+    TraceHost *host = host_of(api);
+    CachedRow *cached = cached_row(host, event, row);
+    if (!cached) return 0;
+    if (first_use(cached, kHaveMultiset)) cached->multiset = row_multiset(row_of(host, row));
+    return cached->multiset;
+}
+
+const bitnet_stats_t *ext_stats(const bitnet_trace_host_t *api, const bitnet_tensor_event_t *event, uint32_t row) {
+    TraceHost *host = host_of(api);
+    CachedRow *cached = cached_row(host, event, row);
+    if (!cached) return nullptr;
+    if (first_use(cached, kHaveStats)) row_stats(row_of(host, row), &cached->stats);
+    return &cached->stats;
+}
+
+const float *ext_sketch(const bitnet_trace_host_t *api, const bitnet_tensor_event_t *event, uint32_t row) {
+    TraceHost *host = host_of(api);
+    CachedRow *cached = cached_row(host, event, row);
+    if (!cached) return nullptr;
+    if (first_use(cached, kHaveSketch)) row_sketch(row_of(host, row), cached->sketch);
+    return cached->sketch;
+}
+
+bitnet_status_t ext_replace(const bitnet_trace_host_t *api, const bitnet_tensor_event_t *event, uint32_t row,
+                            const void *values, size_t n) {
+    TraceHost *host = host_of(api);
+    if (!is_current(host, event, row) || !values || n != host->current->row_elements) return BITNET_E_INVALID;
+    if (!host->current_data || host->current->dtype != BITNET_DTYPE_F32) return BITNET_E_UNSUPPORTED;
+    memmove(static_cast<char *>(host->current_data) + row * host->current->row_stride, values, n * sizeof(float));
+    host->overridden = true;
+    host->current->header.flags |= BITNET_EVENT_FLAG_OVERRIDDEN;
+    if (row < host->n_rows_cached) host->rows[row].have = 0;
+    return BITNET_OK;
+}
+
+constexpr bitnet_ext_hash_t kHash = {sizeof(bitnet_ext_hash_t), 0, ext_blake3, ext_multiset};
+constexpr bitnet_ext_stats_t kStats = {sizeof(bitnet_ext_stats_t), 0, ext_stats};
+constexpr bitnet_ext_sketch_t kSketch = {sizeof(bitnet_ext_sketch_t), 0, ext_sketch};
+constexpr bitnet_ext_override_t kOverride = {sizeof(bitnet_ext_override_t), 0, ext_replace};
+
+}  // namespace
+
+const void *find_extension(const bitnet_trace_host_t *, const char *id) {
+    if (!id) return nullptr;
+    if (strcmp(id, BITNET_EXT_HASH) == 0) return &kHash;
+    if (strcmp(id, BITNET_EXT_STATS) == 0) return &kStats;
+    if (strcmp(id, BITNET_EXT_SKETCH) == 0) return &kSketch;
+    if (strcmp(id, BITNET_EXT_OVERRIDE) == 0) return &kOverride;
+    return nullptr;
+}
+
+}  // namespace bitnet

@@ -1,0 +1,414 @@
+// Hashes, statistics and sketch of one row. All work in blocks of 64 elements, so that loops have constant counts and
+// vectorise, and all add in one fixed order, so that every machine gets the same result.
+#include "plugins/host/services.h"
+
+#include <bit>
+#include <blake3.h>
+#include <cmath>
+#include <cstring>
+
+namespace bitnet {
+
+namespace {
+
+constexpr int kBlock = 64;
+constexpr uint32_t kAbs = 0x7fffffffu, kInf = 0x7f800000u;
+
+inline uint64_t mix(uint64_t x) {
+    uint64_t z = (x + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+inline float f16_value(uint16_t h) {
+    const uint32_t sign = uint32_t(h & 0x8000u) << 16;
+    const uint32_t magnitude = uint32_t(h & 0x7fffu) << 13;
+    const uint32_t exponent = magnitude & (0x7c00u << 13);
+    // Rebase the exponent; Inf and NaN go up once more, subnormals are normalised by a subtraction.
+    if (exponent == 0x7c00u << 13) return std::bit_cast<float>(sign | (magnitude + (uint32_t(255 - 31) << 23)));
+    if (exponent == 0) {
+        const float tiny = std::bit_cast<float>(magnitude + (113u << 23)) - std::bit_cast<float>(113u << 23);
+        return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(tiny));
+    }
+    return std::bit_cast<float>(sign | (magnitude + (112u << 23)));
+}
+
+// Raw: an element's bits. Value: holds every value of the dtype exactly.
+struct F32 {
+    using Raw = uint32_t;
+    using Value = float;
+    static float value(Raw bits) { return std::bit_cast<float>(bits); }
+};
+struct F16 {
+    using Raw = uint16_t;
+    using Value = float;
+    static float value(Raw bits) { return f16_value(bits); }
+};
+struct Bf16 {
+    using Raw = uint16_t;
+    using Value = float;
+    static float value(Raw bits) { return std::bit_cast<float>(uint32_t(bits) << 16); }
+};
+struct I8 {
+    using Raw = uint8_t;
+    using Value = float;
+    static float value(Raw bits) { return float(int8_t(bits)); }
+};
+struct I32 {
+    using Raw = uint32_t;
+    using Value = double;
+    static double value(Raw bits) { return double(int32_t(bits)); }
+};
+
+// Calls `use(Type())` with the type of a dtype.
+template <class Use> void with_type(int32_t dtype, Use use) {
+    switch (dtype) {
+    case BITNET_DTYPE_F16:
+        use(F16());
+        break;
+    case BITNET_DTYPE_BF16:
+        use(Bf16());
+        break;
+    case BITNET_DTYPE_I8:
+        use(I8());
+        break;
+    case BITNET_DTYPE_I32:
+        use(I32());
+        break;
+    default:
+        use(F32());
+        break;
+    }
+}
+
+template <class Type> struct Block {
+    typename Type::Raw raw[kBlock];
+    int count;
+
+    // Elements past the end of the row are zero bits.
+    Block(Row row, size_t first) {
+        const char *from = static_cast<const char *>(row.data) + first * sizeof raw[0];
+        if (row.n - first >= kBlock) {
+            memcpy(raw, from, sizeof raw);
+            count = kBlock;
+        } else {
+            count = int(row.n - first);
+            memset(raw, 0, sizeof raw);
+            memcpy(raw, from, size_t(count) * sizeof raw[0]);
+        }
+    }
+
+    void values(typename Type::Value *out) const {
+        for (int i = 0; i < kBlock; ++i) out[i] = Type::value(raw[i]);
+    }
+};
+
+template <class Type> uint64_t multiset(Row row) {
+    uint64_t sum = 0;
+    for (size_t first = 0; first < row.n; first += kBlock) {
+        const Block<Type> block(row, first);
+        for (int i = 0; i < block.count; ++i) sum += mix(block.raw[i]);
+    }
+    return sum;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Statistics
+
+constexpr int kLanes = 8;
+
+// The largest by magnitude so far, largest first; an equal one that comes later stays behind.
+struct Top {
+    uint32_t n = 0;
+    double magnitude[BITNET_STATS_TOP];
+    uint32_t index[BITNET_STATS_TOP];
+    float value[BITNET_STATS_TOP];
+    double threshold = -1;  // what an element must exceed to get in; -1 while there is room
+
+    void offer(uint32_t i, double v) {
+        const double m = std::fabs(v);
+        if (!(m > threshold)) return;
+        uint32_t at = n < BITNET_STATS_TOP ? n++ : BITNET_STATS_TOP - 1;
+        for (; at > 0 && magnitude[at - 1] < m; --at) {
+            magnitude[at] = magnitude[at - 1];
+            index[at] = index[at - 1];
+            value[at] = value[at - 1];
+        }
+        magnitude[at] = m;
+        index[at] = i;
+        value[at] = float(v);
+        if (n == BITNET_STATS_TOP) threshold = magnitude[BITNET_STATS_TOP - 1];
+    }
+};
+
+inline bool is_finite(float v) {
+    return (std::bit_cast<uint32_t>(v) & kAbs) < kInf;
+}
+inline bool is_finite(double) {
+    return true;
+}  // integers
+
+template <class Value> struct Sums {
+    double sum[kLanes] = {}, squares[kLanes] = {};
+    Value min, max;
+    uint64_t n_nan = 0, n_inf = 0, n_zero = 0;
+};
+
+// The slow half, for blocks that hold NaN or Inf and for the rest of a row: element by element, in the same lanes.
+template <class Value> void add_elements(Sums<Value> *sums, const Value *values, int count) {
+    for (int i = 0; i < count; ++i) {
+        const Value v = values[i];
+        if (!is_finite(v)) {
+            ++(v != v ? sums->n_nan : sums->n_inf);
+            continue;
+        }
+        sums->n_zero += v == 0;
+        sums->sum[i % kLanes] += double(v);
+        sums->squares[i % kLanes] += double(v) * double(v);
+        if (v < sums->min) sums->min = v;
+        if (v > sums->max) sums->max = v;
+    }
+}
+
+// Four lanes at a time, as SSE2 and NEON have them: the plain loops do not vectorise well.
+typedef float Float4 __attribute__((vector_size(16)));
+typedef double Double2 __attribute__((vector_size(16)));
+
+inline void add_block_sums(Sums<float> *sums, const float *values) {
+    Double2 sum[kLanes / 2], squares[kLanes / 2];
+    memcpy(sum, sums->sum, sizeof sum);
+    memcpy(squares, sums->squares, sizeof squares);
+    for (int i = 0; i < kBlock; i += kLanes) {
+        for (int pair = 0; pair < kLanes / 2; ++pair) {
+            const Double2 v = {double(values[i + 2 * pair]), double(values[i + 2 * pair + 1])};
+            sum[pair] += v;
+            squares[pair] += v * v;
+        }
+    }
+    memcpy(sums->sum, sum, sizeof sum);
+    memcpy(sums->squares, squares, sizeof squares);
+}
+
+// A block of 64 finite values, in the lanes of add_elements().
+void add_block(Sums<float> *sums, const float *values) {
+    add_block_sums(sums, values);
+    Float4 min, max;
+    memcpy(&min, values, sizeof min);
+    max = min;
+    int32_t zeros = 0;
+    for (int i = 0; i < kBlock; i += 4) {
+        Float4 v;
+        memcpy(&v, values + i, sizeof v);
+        min = v < min ? v : min;
+        max = v > max ? v : max;
+    }
+    for (int i = 0; i < kBlock; ++i) zeros += values[i] == 0;
+    sums->n_zero += uint64_t(zeros);
+    for (int lane = 0; lane < 4; ++lane) {
+        if (min[lane] < sums->min) sums->min = min[lane];
+        if (max[lane] > sums->max) sums->max = max[lane];
+    }
+}
+void add_block(Sums<double> *sums, const double *values) {
+    add_elements(sums, values, kBlock);
+}
+
+// Whether a block has numbers only, and its largest magnitude. As integers, magnitudes order like their floats.
+inline bool all_finite(const float *values, double *magnitude) {
+    int32_t largest[kLanes] = {};
+    for (int i = 0; i < kBlock; i += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const int32_t bits = std::bit_cast<int32_t>(values[i + lane]) & int32_t(kAbs);
+            largest[lane] = bits > largest[lane] ? bits : largest[lane];
+        }
+    }
+    int32_t result = 0;
+    for (int lane = 0; lane < kLanes; ++lane) result = largest[lane] > result ? largest[lane] : result;
+    *magnitude = double(std::bit_cast<float>(result));
+    return result < int32_t(kInf);
+}
+inline bool all_finite(const double *values, double *magnitude) {
+    *magnitude = 0;
+    for (int i = 0; i < kBlock; ++i) *magnitude = std::fabs(values[i]) > *magnitude ? std::fabs(values[i]) : *magnitude;
+    return true;
+}
+
+inline double combine(const double *lanes) {
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+// `finite`: every element is.
+template <class Type> double squared_deviations(Row row, double mean, bool finite) {
+    double sums[kLanes] = {};
+    for (size_t first = 0; first < row.n; first += kBlock) {
+        const Block<Type> block(row, first);
+        typename Type::Value values[kBlock];
+        block.values(values);
+        if (block.count == kBlock && finite) {
+            for (int i = 0; i < kBlock; i += kLanes) {
+                for (int lane = 0; lane < kLanes; ++lane) {
+                    const double d = double(values[i + lane]) - mean;
+                    sums[lane] += d * d;
+                }
+            }
+            continue;
+        }
+        for (int i = 0; i < block.count; ++i) {
+            if (!is_finite(values[i])) continue;
+            const double d = double(values[i]) - mean;
+            sums[i % kLanes] += d * d;
+        }
+    }
+    return combine(sums);
+}
+
+template <class Type> uint32_t first_of(Row row, typename Type::Value wanted) {
+    for (size_t first = 0; first < row.n; first += kBlock) {
+        const Block<Type> block(row, first);
+        typename Type::Value values[kBlock];
+        block.values(values);
+        int found = 0;  // without a branch, so that blocks that do not have it pass at full speed
+        for (int i = 0; i < kBlock; ++i) found |= values[i] == wanted;
+        if (!found) continue;
+        for (int i = 0; i < block.count; ++i) {
+            if (values[i] == wanted) return uint32_t(first) + uint32_t(i);
+        }
+    }
+    return 0;
+}
+
+template <class Type> void stats(Row row, bitnet_stats_t *out) {
+    using Value = typename Type::Value;
+    Sums<Value> sums;
+    sums.min = Value(INFINITY), sums.max = Value(-INFINITY);
+    Top top;
+    for (size_t first = 0; first < row.n; first += kBlock) {
+        const Block<Type> block(row, first);
+        Value values[kBlock];
+        block.values(values);
+        double magnitude;
+        if (all_finite(values, &magnitude) && block.count == kBlock) {
+            add_block(&sums, values);
+            if (magnitude <= top.threshold) continue;
+        } else {
+            add_elements(&sums, values, block.count);
+        }
+        for (int i = 0; i < block.count; ++i) top.offer(uint32_t(first) + uint32_t(i), double(values[i]));
+    }
+    *out = {};
+    out->struct_size = sizeof *out;
+    out->n = row.n;
+    out->n_nan = sums.n_nan, out->n_inf = sums.n_inf, out->n_zero = sums.n_zero;
+    out->n_top = top.n;
+    memcpy(out->top_index, top.index, top.n * sizeof top.index[0]);
+    memcpy(out->top_value, top.value, top.n * sizeof top.value[0]);
+    const uint64_t n_finite = row.n - sums.n_nan - sums.n_inf;
+    if (!n_finite) return;
+    const double n = double(n_finite), squares = combine(sums.squares);
+    out->mean = combine(sums.sum) / n;
+    out->rms = std::sqrt(squares / n);
+    out->l2 = std::sqrt(squares);
+    out->std = std::sqrt(squared_deviations<Type>(row, out->mean, n_finite == row.n) / n);
+    out->min = float(sums.min), out->max = float(sums.max);
+    out->absmax = std::fmax(std::fabs(out->min), std::fabs(out->max));
+    out->min_index = first_of<Type>(row, sums.min);
+    out->max_index = first_of<Type>(row, sums.max);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sketch
+
+// For each group of 4 elements: their four sign bits as masks, so that a vector is negated by one XOR.
+struct SignMasks {
+    uint32_t of[16][4];
+    constexpr SignMasks() : of() {
+        for (uint32_t bits = 0; bits < 16; ++bits) {
+            for (uint32_t i = 0; i < 4; ++i) of[bits][i] = (bits >> i & 1) << 31;
+        }
+    }
+};
+constexpr SignMasks kSigns;
+
+// buckets[p ^ shuffle] += ±values[p]. `Low` is the shuffle within groups of 4, a constant for the vector unit.
+template <int Low> void add_shuffled(double *buckets, const float *values, uint64_t signs, int shuffle) {
+    for (int group = 0; group < kBlock / 4; ++group) {
+        const uint32_t *mask = kSigns.of[signs >> (4 * group) & 15];
+        const float *from = values + 4 * group;
+        double *to = buckets + (4 * group ^ (shuffle & ~3));
+        float v[4];
+        for (int i = 0; i < 4; ++i) v[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(from[i]) ^ mask[i]);
+        for (int i = 0; i < 4; ++i) to[i] += double(v[i ^ Low]);
+    }
+}
+
+inline void add_signed(double *buckets, const float *values, uint64_t signs, int shuffle) {
+    switch (shuffle & 3) {
+    case 0:
+        return add_shuffled<0>(buckets, values, signs, shuffle);
+    case 1:
+        return add_shuffled<1>(buckets, values, signs, shuffle);
+    case 2:
+        return add_shuffled<2>(buckets, values, signs, shuffle);
+    default:
+        return add_shuffled<3>(buckets, values, signs, shuffle);
+    }
+}
+
+inline void add_signed(double *buckets, const double *values, uint64_t signs, int shuffle) {
+    for (int p = 0; p < kBlock; ++p) buckets[p ^ shuffle] += signs >> p & 1 ? -values[p] : values[p];
+}
+
+template <class Type> void sketch(Row row, float *out) {
+    double buckets[BITNET_SKETCH_BUCKETS] = {};
+    for (size_t first = 0; first < row.n; first += kBlock) {
+        const Block<Type> block(row, first);
+        typename Type::Value values[kBlock];
+        block.values(values);
+        for (int i = 0; i < kBlock; ++i) values[i] = is_finite(values[i]) ? values[i] : 0;
+        const uint64_t b = first / kBlock;
+        add_signed(buckets, values, mix(2 * b), int(mix(2 * b + 1) & 63));
+    }
+    for (int i = 0; i < BITNET_SKETCH_BUCKETS; ++i) out[i] = float(buckets[i]);
+}
+
+}  // namespace
+
+size_t dtype_bytes(int32_t dtype) {
+    switch (dtype) {
+    case BITNET_DTYPE_F32:
+    case BITNET_DTYPE_I32:
+        return 4;
+    case BITNET_DTYPE_F16:
+    case BITNET_DTYPE_BF16:
+        return 2;
+    case BITNET_DTYPE_I8:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+void row_blake3(Row row, uint8_t out[32]) {
+    static_assert(BLAKE3_OUT_LEN == 32);
+    blake3_hasher hasher;
+    blake3_hasher_init(&hasher);
+    blake3_hasher_update(&hasher, row.data, row.n * dtype_bytes(row.dtype));
+    blake3_hasher_finalize(&hasher, out, BLAKE3_OUT_LEN);
+}
+
+uint64_t row_multiset(Row row) {
+    uint64_t result = 0;
+    with_type(row.dtype, [&](auto type) { result = multiset<decltype(type)>(row); });
+    return result;
+}
+
+void row_stats(Row row, bitnet_stats_t *out) {
+    with_type(row.dtype, [&](auto type) { stats<decltype(type)>(row, out); });
+}
+
+void row_sketch(Row row, float out[BITNET_SKETCH_BUCKETS]) {
+    with_type(row.dtype, [&](auto type) { sketch<decltype(type)>(row, out); });
+}
+
+}  // namespace bitnet

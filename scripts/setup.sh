@@ -1,0 +1,56 @@
+#!/bin/sh
+# Installs what building needs on Debian 12, once; with the word "tests" also what the tests need: more system packages, and
+# pinned Python and npm packages under build/deps. Does nothing, and needs no network, when all of it is there. Works as
+# root or with sudo. Usage: setup.sh [tests]
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+deps="$root/build/deps"
+
+packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-blake3-dev libcli11-dev nlohmann-json3-dev
+          libsimdjson-dev libgtest-dev python3"
+if [ "${1:-}" = tests ]; then
+    packages="$packages b3sum"
+    # A Node.js or Python from elsewhere serves as well; Debian's npm would conflict with such a Node.js.
+    command -v node >/dev/null 2>&1 || packages="$packages nodejs"
+    command -v npm >/dev/null 2>&1 || packages="$packages npm"
+    python3 -c 'import venv, ensurepip' 2>/dev/null || packages="$packages python3-venv"
+fi
+
+missing=
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    as_root=
+    [ "$(id -u)" -eq 0 ] || as_root=sudo
+    echo "setup: installing$missing"
+    $as_root apt-get update -q=2
+    # shellcheck disable=SC2086  # a list of words
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q=2 -y --no-install-recommends $missing >/dev/null
+fi
+
+[ "${1:-}" = tests ] || exit 0
+
+# `stamp NAME FILE...`: true when NAME was set up from these very files.
+stamp() {
+    name=$1
+    shift
+    cat "$@" | cksum | cmp -s - "$deps/$name.stamp"
+}
+
+mkdir -p "$deps"
+requirements="$root/tests/requirements.txt"
+if ! stamp venv "$requirements"; then
+    echo "setup: Python packages of the tests"
+    rm -rf "$deps/venv"
+    python3 -m venv "$deps/venv"
+    "$deps/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    cat "$requirements" | cksum >"$deps/venv.stamp"
+fi
+if ! stamp npm "$root/tests/npm/package.json" "$root/tests/npm/package-lock.json"; then
+    echo "setup: npm packages of the tests"
+    mkdir -p "$deps/npm"
+    cp "$root/tests/npm/package.json" "$root/tests/npm/package-lock.json" "$deps/npm/"
+    npm ci --prefix "$deps/npm" --silent --no-audit --no-fund
+    cat "$root/tests/npm/package.json" "$root/tests/npm/package-lock.json" | cksum >"$deps/npm.stamp"
+fi
