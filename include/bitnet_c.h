@@ -558,14 +558,15 @@ typedef struct bitnet_trace_sink {
 #define BITNET_TRACE_PLUGIN_SYMBOL "bitnet_trace_plugin_v1"
 typedef const bitnet_trace_sink_t *(*bitnet_trace_plugin_fn)(const bitnet_trace_host_t *host);
 
-/* Attaches an in-process sink with its state; the table must outlive the attachment. A NULL sink closes and detaches
- * every sink and plugin of the context. */
+/* Attaches an in-process sink with its state; both must outlive the attachment, which ends with the context at the latest
+ * (freeing it delivers RUN_END). A NULL sink closes and detaches every sink and plugin of the context. */
 BITNET_API bitnet_status_t bitnet_trace_set_sink(bitnet_ctx_t *ctx, const bitnet_trace_sink_t *sink, void *user);
 /* Loads a plugin, "jsonl", "libjsonl.so" or a path with '/', and attaches it. `config`: "key=value,..."; NULL: "".
  * A name is looked for in BITNET_PLUGIN_PATH (':' between folders), then in <folder of libbitnet>/bitnet/plugins. */
 BITNET_API bitnet_status_t bitnet_trace_load_plugin(bitnet_ctx_t *ctx, const char *path, const char *config);
 /* What is traced: comma-separated "seq:layer:stage", each part a value, a range a-b, a list {a;b}, a glob or '*';
- * missing parts at the front mean '*'; a leading '!' excludes. NULL or "": every stage that is on by default.
+ * missing parts at the front mean '*'; a leading '!' excludes. NULL or "": every stage that is on by default, all but
+ * attn_scores and the companions; "**,*.*" is everything (plugins/PLUGIN.md has the whole grammar).
  * BITNET_TRACE_SELECT is its initial value. INVALID (naming the stages there are) when nothing can match; the
  * selection is then unchanged. */
 BITNET_API bitnet_status_t bitnet_trace_select(bitnet_ctx_t *ctx, const char *selection);

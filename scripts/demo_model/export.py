@@ -32,7 +32,8 @@ def unpack_i2s(data, shape):
     count = shape[0] * shape[1]
     packed = np.frombuffer(data, np.uint8, count // 4).reshape(-1, 1, 32)
     groups = packed >> np.array([6, 4, 2, 0], np.uint8)[:, None] & 3
-    return (groups.astype(np.int8) - 1).reshape(shape), struct.unpack_from("<f", data, count // 4)[0]
+    scale, = struct.unpack_from("<f", data, count // 4)
+    return (groups.astype(np.int8) - 1).reshape(shape), scale
 
 
 def pack_string(text):

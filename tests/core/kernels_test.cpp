@@ -16,24 +16,24 @@
 namespace bitnet {
 namespace {
 
-// n elements at an odd address between guards; check() fails when something wrote outside.
+// n elements between guards, aligned for their type and for no vector; check() fails when something wrote outside.
 template <class T> class Guarded {
 public:
-    explicit Guarded(size_t n) : bytes_(n * sizeof(T) + 2 * guard + 1, 0xA5), n_(n) {}
-    T *data() { return reinterpret_cast<T *>(bytes_.data() + guard + 1); }  // kernels promise to need no alignment
+    explicit Guarded(size_t n) : bytes_(n * sizeof(T) + 2 * guard + sizeof(T), 0xA5), n_(n) {}
+    T *data() { return reinterpret_cast<T *>(bytes_.data() + begin); }
     std::vector<T> values() const {
         std::vector<T> out(n_);
-        if (n_) std::memcpy(out.data(), bytes_.data() + guard + 1, n_ * sizeof(T));
+        if (n_) std::memcpy(out.data(), bytes_.data() + begin, n_ * sizeof(T));
         return out;
     }
     void set(const std::vector<T> &v) { std::memcpy(data(), v.data(), v.size() * sizeof(T)); }
     void check() const {
-        for (size_t i = 0; i <= guard; ++i) ASSERT_EQ(bytes_[i], 0xA5) << "before";
-        for (size_t i = guard + 1 + n_ * sizeof(T); i < bytes_.size(); ++i) ASSERT_EQ(bytes_[i], 0xA5) << "after";
+        for (size_t i = 0; i < begin; ++i) ASSERT_EQ(bytes_[i], 0xA5) << "before";
+        for (size_t i = begin + n_ * sizeof(T); i < bytes_.size(); ++i) ASSERT_EQ(bytes_[i], 0xA5) << "after";
     }
 
 private:
-    static constexpr size_t guard = 64;
+    static constexpr size_t guard = 64, begin = guard + sizeof(T);
     std::vector<uint8_t> bytes_;
     size_t n_;
 };

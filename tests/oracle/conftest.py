@@ -1,4 +1,4 @@
-"""Shared fixtures: the library, the small model, what bitnet.cpp recorded on it, and a table of worst figures at the end."""
+"""Shared fixtures: the library, the small model and what bitnet.cpp recorded on it. At the end, the worst figures."""
 
 import os
 from pathlib import Path
