@@ -1,5 +1,5 @@
-// What every section of the boundary shares: the handles, the guard that turns exceptions into statuses, and the rules for
-// structs and buffers that the public header states.
+// What every section of the boundary shares: the handles, the guard that turns exceptions into statuses, and the rules
+// for structs and buffers that the public header states.
 #pragma once
 
 #include <atomic>
@@ -99,7 +99,8 @@ template <class T> T parameters(const T *given, const char *name) {
         fail(Status::abi, "%s->struct_size is %zu: expected %zu to %zu", name, size, sizeof(T), struct_size_max);
     const unsigned char *bytes = reinterpret_cast<const unsigned char *>(given);
     for (size_t i = sizeof(T); i < size; ++i)
-        if (bytes[i]) fail(Status::abi, "%s has a non-zero byte at %zu: this library knows %zu bytes", name, i, sizeof(T));
+        if (bytes[i])
+            fail(Status::abi, "%s has a non-zero byte at %zu: this library knows %zu bytes", name, i, sizeof(T));
     std::memcpy(&out, given, sizeof(T));
     return out;
 }

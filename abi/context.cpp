@@ -43,14 +43,14 @@ static void move_back(bitnet_ctx &ctx, int n_positions) {
 
 // A saved state: this header, the token history (int32 each), the packed KV cache. Little-endian.
 struct SavedState {
-    char magic[8];         // "BITNETKV"
-    uint32_t version;      // 1
-    uint32_t kv_type;      // 0 f32, 1 f16
+    char magic[8];     // "BITNETKV"
+    uint32_t version;  // 1
+    uint32_t kv_type;  // 0 f32, 1 f16
     uint64_t n_positions;
     uint64_t n_kv_bytes;
-    uint8_t checksum[32];  // BLAKE3 of identity and everything after the header
-    char identity[64];     // model hash, hex
-    uint8_t semantics[32]; // BLAKE3 of the semantics text
+    uint8_t checksum[32];   // BLAKE3 of identity and everything after the header
+    char identity[64];      // model hash, hex
+    uint8_t semantics[32];  // BLAKE3 of the semantics text
 };
 static_assert(sizeof(SavedState) == 160);
 static constexpr char saved_magic[9] = "BITNETKV";
@@ -103,8 +103,8 @@ static void restore(bitnet_ctx &ctx, const uint8_t *data, size_t n) {
              static_cast<unsigned long long>(header.n_positions), ctx.state.config.n_ctx);
     const SavedState mine = identity_of(ctx, int(header.n_positions));
     if (std::memcmp(header.identity, mine.identity, sizeof mine.identity) != 0)
-        fail(Status::invalid, "saved state: of model %.16s...: expected %.16s...",
-             quoted(header.identity, 16).c_str(), mine.identity);
+        fail(Status::invalid, "saved state: of model %.16s...: expected %.16s...", quoted(header.identity, 16).c_str(),
+             mine.identity);
     if (header.kv_type != mine.kv_type)
         fail(Status::invalid, "saved state: KV type %u: expected %u (0 f32, 1 f16)", header.kv_type, mine.kv_type);
     if (std::memcmp(header.semantics, mine.semantics, sizeof mine.semantics) != 0)

@@ -48,7 +48,8 @@ using namespace bitnet;
 
 extern "C" {
 
-bitnet_status_t bitnet_eval_tokens(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, const bitnet_eval_params_t *given) {
+bitnet_status_t bitnet_eval_tokens(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n,
+                                   const bitnet_eval_params_t *given) {
     return guarded("bitnet_eval_tokens", [&] {
         Entry entry(ctx);
         evaluate(*ctx, request_of(tokens, n, parameters(given, "params")));
@@ -93,8 +94,7 @@ bitnet_status_t bitnet_token_logprobs(bitnet_ctx_t *ctx, const int32_t *tokens, 
         for (size_t j = 0; j < n; ++j)
             if (tokens[j] < 0 || tokens[j] >= n_vocab)
                 fail(Status::invalid, "token %zu is %d: expected 0 to %d", j, tokens[j], n_vocab - 1);
-        for (size_t j = 0; j < n; ++j)
-            out[j] = log_probability(logits_row(*ctx, int32_t(j)), n_vocab, tokens[j]);
+        for (size_t j = 0; j < n; ++j) out[j] = log_probability(logits_row(*ctx, int32_t(j)), n_vocab, tokens[j]);
     });
 }
 

@@ -14,7 +14,7 @@ constexpr int repeat_last_n_default = 64;
 struct Generation {
     SamplerSettings settings;
     size_t repeat_last_n;
-    size_t limit;                    // tokens at most
+    size_t limit;  // tokens at most
     std::vector<int32_t> end_ids;
     std::vector<std::string> stop_strings;
     size_t longest_stop = 0;
@@ -83,7 +83,8 @@ bool ends(const bitnet_ctx &ctx, const Generation &g, int32_t token, std::string
 
 int32_t next_token(bitnet_ctx &ctx, const Generation &g, const float *logits, uint64_t draw) {
     const size_t n = std::min(g.repeat_last_n, ctx.history.size());
-    return sample(logits, ctx.state.model->hp.n_vocab, g.settings, draw, ctx.history.data() + ctx.history.size() - n, n);
+    return sample(logits, ctx.state.model->hp.n_vocab, g.settings, draw, ctx.history.data() + ctx.history.size() - n,
+                  n);
 }
 
 void generate(bitnet_ctx &ctx, const bitnet_generate_params_t &params, int32_t *out, size_t *n) {
@@ -116,7 +117,8 @@ extern "C" bitnet_status_t bitnet_generate(bitnet_ctx_t *ctx, const bitnet_gener
         require(n, "n");
         Entry entry(ctx);
         const bitnet_generate_params_t params = parameters(given, "params");
-        if (!out && !params.on_token) fail(Status::invalid, "out is NULL and params->on_token too: nobody takes the tokens");
+        if (!out && !params.on_token)
+            fail(Status::invalid, "out is NULL and params->on_token too: nobody takes the tokens");
         generate(*ctx, params, out, n);
     });
 }

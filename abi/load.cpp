@@ -62,8 +62,8 @@ bitnet_status_t bitnet_load(const char *path, const bitnet_load_params_t *given,
     });
 }
 
-bitnet_status_t bitnet_load_memory(const void *data, size_t n_bytes, const char *name, const bitnet_load_params_t *given,
-                                   bitnet_model_t **out) {
+bitnet_status_t bitnet_load_memory(const void *data, size_t n_bytes, const char *name,
+                                   const bitnet_load_params_t *given, bitnet_model_t **out) {
     if (out) *out = nullptr;
     return guarded("bitnet_load_memory", [&] {
         require(out, "out");

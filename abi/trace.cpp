@@ -84,8 +84,8 @@ bitnet_status_t Tracing::end_run() {
 void Tracing::begin_run(const EvalRequest &request) {
     const Hyperparameters &hp = loaded_.model->hp;
     const std::string hyperparameters = format_text(
-        "n_vocab=%d,n_ctx_train=%d,n_embd=%d,n_layer=%d,n_ff=%d,n_head=%d,n_head_kv=%d,head_dim=%d,n_rot=%d", hp.n_vocab,
-        hp.n_ctx_train, hp.n_embd, hp.n_layer, hp.n_ff, hp.n_head, hp.n_head_kv, hp.head_dim, hp.n_rot);
+        "n_vocab=%d,n_ctx_train=%d,n_embd=%d,n_layer=%d,n_ff=%d,n_head=%d,n_head_kv=%d,head_dim=%d,n_rot=%d",
+        hp.n_vocab, hp.n_ctx_train, hp.n_embd, hp.n_layer, hp.n_ff, hp.n_head, hp.n_head_kv, hp.head_dim, hp.n_rot);
     TraceRun run{};
     run.engine = "bitnet-c";
     run.engine_version = bitnet_version();

@@ -48,7 +48,8 @@ const Kernels &select_kernels(const std::string &name) {
         if (isa.usable) best = &isa;
     }
     if (name.empty()) return *best->kernels;
-    fail(Status::isa, "instruction set '%s' is unknown: expected one of %s", quoted(name).c_str(), names(false).c_str());
+    fail(Status::isa, "instruction set '%s' is unknown: expected one of %s", quoted(name).c_str(),
+         names(false).c_str());
 }
 
 int processor_count() {

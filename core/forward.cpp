@@ -42,7 +42,7 @@ struct Projection {
     const TernaryMatrix &w;
     float *out;  // (rows, w.n_out)
     int stage;
-    int heads;   // shape it is shown in; 0: flat
+    int heads;  // shape it is shown in; 0: flat
 };
 
 // Output rows a thread takes at a time, so that they are scaled while they are in its cache.
@@ -53,8 +53,7 @@ void accumulate(State &s, const Rows &rows, const Projection &p, int thread, int
     const int n_in = p.w.n_in;
     const uint8_t *codes = p.w.codes + size_t(begin) * (size_t(n_in) / 4);
     int32_t *acc = reinterpret_cast<int32_t *>(p.out) + begin;
-    if (rows.n == 1)
-        return s.kernels.ternary_rows(codes, end - begin, n_in, s.codes.data(), s.code_sum.data()[0], acc);
+    if (rows.n == 1) return s.kernels.ternary_rows(codes, end - begin, n_in, s.codes.data(), s.code_sum.data()[0], acc);
     uint8_t *scratch = s.unpacked.data() + size_t(thread) * (s.unpacked.size() / size_t(s.config.n_threads));
     s.kernels.ternary_batch(codes, end - begin, n_in, s.codes.data(), size_t(n_in), s.code_sum.data(), rows.n, acc,
                             size_t(p.w.n_out), scratch);
@@ -100,9 +99,8 @@ void linear(State &s, const Rows &rows, int layer, std::initializer_list<Project
             scale(s, rows, p, begin, end);
         });
     } else {
-        each_block([&](const Projection &p, int thread, int begin, int end) {
-            accumulate(s, rows, p, thread, begin, end);
-        });
+        each_block(
+            [&](const Projection &p, int thread, int begin, int end) { accumulate(s, rows, p, thread, begin, end); });
         for (const Projection &p : projections)
             if (wanted(s, rows, p.stage | BITNET_STAGE_ACC, layer))
                 emit(s, rows, p.stage | BITNET_STAGE_ACC, layer, BITNET_DTYPE_I32, p.out, p.w.n_out, p.heads,
@@ -148,7 +146,8 @@ void append_kv(State &s, const Rows &rows, int layer) {
     for (int r = 0; r < rows.n; ++r)
         for (int g = 0; g < hp.n_head_kv; ++g) {
             const size_t from = (size_t(r) * size_t(hp.n_head_kv) + size_t(g)) * size_t(hp.head_dim);
-            const size_t to = (size_t(g) * size_t(s.config.n_ctx) + size_t(rows.first_position + r)) * size_t(hp.head_dim);
+            const size_t to =
+                (size_t(g) * size_t(s.config.n_ctx) + size_t(rows.first_position + r)) * size_t(hp.head_dim);
             store(s, kv.k, to, s.k.data() + from);
             store(s, kv.v, to, s.v.data() + from);
         }
@@ -175,7 +174,8 @@ void score(State &s, const HeadView &head, const KvLayer &kv, float *scores) {
     if (s.config.kv == KvType::f32)
         s.kernels.dot_rows_f32(static_cast<const float *>(kv.k) + head.cache, size_t(d), head.n_kv, d, head.q, scores);
     else
-        s.kernels.dot_rows_f16(static_cast<const uint16_t *>(kv.k) + head.cache, size_t(d), head.n_kv, d, head.q, scores);
+        s.kernels.dot_rows_f16(static_cast<const uint16_t *>(kv.k) + head.cache, size_t(d), head.n_kv, d, head.q,
+                               scores);
     const float scale = float(1.0 / std::sqrt(double(d)));
     for (int i = 0; i < head.n_kv; ++i) scores[i] = scores[i] * scale;
 }
@@ -183,9 +183,11 @@ void score(State &s, const HeadView &head, const KvLayer &kv, float *scores) {
 void mix(State &s, const HeadView &head, const KvLayer &kv, const float *weights) {
     const int d = s.model->hp.head_dim;
     if (s.config.kv == KvType::f32)
-        s.kernels.mix_rows_f32(static_cast<const float *>(kv.v) + head.cache, size_t(d), head.n_kv, d, weights, head.out);
+        s.kernels.mix_rows_f32(static_cast<const float *>(kv.v) + head.cache, size_t(d), head.n_kv, d, weights,
+                               head.out);
     else
-        s.kernels.mix_rows_f16(static_cast<const uint16_t *>(kv.v) + head.cache, size_t(d), head.n_kv, d, weights, head.out);
+        s.kernels.mix_rows_f16(static_cast<const uint16_t *>(kv.v) + head.cache, size_t(d), head.n_kv, d, weights,
+                               head.out);
 }
 
 // The same, one row at a time, with all heads' weights side by side so that they can be shown (and replaced).

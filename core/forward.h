@@ -11,8 +11,8 @@ namespace bitnet {
 enum class KeepLogits { last, all, none };
 
 struct EvalRequest {
-    const int32_t *tokens = nullptr;      // (n); may be null when embeddings are given
-    const float *embeddings = nullptr;    // (n, n_embd), in place of the tokens' own
+    const int32_t *tokens = nullptr;    // (n); may be null when embeddings are given
+    const float *embeddings = nullptr;  // (n, n_embd), in place of the tokens' own
     size_t n = 0;
     KeepLogits keep = KeepLogits::last;
     int32_t (*cancel)(void *user) = nullptr;  // asked between layers; non-zero stops

@@ -49,8 +49,8 @@ double log_f64(double x) {
 void sin_cos_f64(double x, double &sine, double &cosine) {
     // x = k pi/2 + r with pi/2 in three parts (fdlibm's): the first two products are exact for |k| < 2^20.
     const double k = (x * 0.63661977236758134308 + 6755399441055744.0) - 6755399441055744.0;
-    const double r = ((x - k * 1.57079632673412561417e+00) - k * 6.07710050630396597660e-11) -
-                     k * 2.02226624879595063154e-21;
+    const double r =
+        ((x - k * 1.57079632673412561417e+00) - k * 6.07710050630396597660e-11) - k * 2.02226624879595063154e-21;
     const double z = r * r;
     double s = 1.0 / 355687428096000.0;  // Taylor to r^17 and r^18 on |r| <= pi/4
     s = s * z - 1.0 / 1307674368000.0;

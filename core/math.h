@@ -13,7 +13,9 @@ namespace bitnet {
 // Nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no room for fraction bits.
 static inline float round_even_small(float x) { return (x + 12582912.0f) - 12582912.0f; }
 
-static inline float power_of_two(int n) { return __builtin_bit_cast(float, uint32_t(n + 127) << 23); }  // -126 <= n <= 127
+static inline float power_of_two(int n) {
+    return __builtin_bit_cast(float, uint32_t(n + 127) << 23);
+}  // -126 <= n <= 127
 
 // e^x. Cephes' minimax polynomial (S. Moshier, expf). Below -87.33 the result would be subnormal: it is 0 here. Free of
 // branches, so that loops over it vectorise.
@@ -40,7 +42,7 @@ static inline float exp_f32(float x) {
 
 // Double precision, for RoPE tables, sampling and log-probabilities. Relative error below 4e-16 (measured).
 double exp_f64(double x);
-double log_f64(double x);                                // x > 0 and normal
+double log_f64(double x);                                  // x > 0 and normal
 void sin_cos_f64(double x, double &sine, double &cosine);  // |x| < 1.6e6
 
 // To the nearest IEEE half, ties to even. The exact way back: model/half.h.
@@ -49,8 +51,8 @@ static inline uint16_t float_to_half(float f) {
     const uint16_t sign = uint16_t((bits >> 16) & 0x8000);
     const uint32_t magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
-    if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds to 2^16 or is infinite
-    if (magnitude < 0x38800000) {                                 // subnormal half: let the float adder round
+    if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);            // rounds to 2^16 or is infinite
+    if (magnitude < 0x38800000) {                                           // subnormal half: let the float adder round
         const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;  // ulp of [0.5, 1) is 2^-24
         return uint16_t(sign | (__builtin_bit_cast(uint32_t, shifted) - 0x3f000000));
     }

@@ -60,7 +60,8 @@ template <class Copy> void State::each_kv_run(int n_positions, const Copy &copy)
 }
 
 void State::pack_kv(int n_positions, uint8_t *out) const {
-    each_kv_run(n_positions, [&](size_t at, size_t packed, size_t n) { std::memcpy(out + packed, kv_.data() + at, n); });
+    each_kv_run(n_positions,
+                [&](size_t at, size_t packed, size_t n) { std::memcpy(out + packed, kv_.data() + at, n); });
 }
 
 void State::unpack_kv(int n_positions, const uint8_t *in) {

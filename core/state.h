@@ -70,26 +70,26 @@ public:
     ThreadPool pool;
     Tracer *tracer = nullptr;  // null: nothing is traced
 
-    int position = 0;  // positions evaluated
+    int position = 0;   // positions evaluated
     int n_outputs = 0;  // rows in logits and hidden
 
     // Scratch for n_batch rows.
-    Buffer<float> h;          // (n_batch, n_embd) residual stream
-    Buffer<float> normed;     // (n_batch, max(n_embd, n_q, n_ff)) output of the latest norm
-    Buffer<int8_t> codes;     // same shape: its int8 codes
-    Buffer<float> code_scale;   // (n_batch)
-    Buffer<int32_t> code_sum;   // (n_batch)
-    Buffer<float> q;          // (n_batch, n_q)
-    Buffer<float> k;          // (n_batch, n_kv)
-    Buffer<float> v;          // (n_batch, n_kv)
-    Buffer<float> attended;   // (n_batch, n_q)
-    Buffer<float> gate;       // (n_batch, n_ff)
-    Buffer<float> up;         // (n_batch, n_ff)
-    Buffer<float> branch;     // (n_batch, n_embd) what a block adds to the residual
-    Buffer<float> rope_cos;   // (n_batch, n_rot / 2)
-    Buffer<float> rope_sin;   // (n_batch, n_rot / 2)
-    Buffer<float> scores;     // (n_threads, n_ctx) one head's attention weights a thread
-    Buffer<uint8_t> unpacked; // (n_threads, ternary_scratch(max n_in))
+    Buffer<float> h;           // (n_batch, n_embd) residual stream
+    Buffer<float> normed;      // (n_batch, max(n_embd, n_q, n_ff)) output of the latest norm
+    Buffer<int8_t> codes;      // same shape: its int8 codes
+    Buffer<float> code_scale;  // (n_batch)
+    Buffer<int32_t> code_sum;  // (n_batch)
+    Buffer<float> q;           // (n_batch, n_q)
+    Buffer<float> k;           // (n_batch, n_kv)
+    Buffer<float> v;           // (n_batch, n_kv)
+    Buffer<float> attended;    // (n_batch, n_q)
+    Buffer<float> gate;        // (n_batch, n_ff)
+    Buffer<float> up;          // (n_batch, n_ff)
+    Buffer<float> branch;      // (n_batch, n_embd) what a block adds to the residual
+    Buffer<float> rope_cos;    // (n_batch, n_rot / 2)
+    Buffer<float> rope_sin;    // (n_batch, n_rot / 2)
+    Buffer<float> scores;      // (n_threads, n_ctx) one head's attention weights a thread
+    Buffer<uint8_t> unpacked;  // (n_threads, ternary_scratch(max n_in))
 
     Buffer<float> traced_scores;  // (n_head, n_ctx), made when attention weights are first traced
 

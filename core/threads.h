@@ -1,5 +1,5 @@
-// A small pool that splits work statically: which thread does what depends on the counts alone, and no result depends on
-// which thread did it.
+// A small pool that splits work statically: which thread does what depends on the counts alone, and no result depends
+// on which thread did it.
 #pragma once
 
 #include <atomic>

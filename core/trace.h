@@ -8,15 +8,15 @@ namespace bitnet {
 
 // One stage of consecutive token rows, still in the engine's buffers.
 struct StageRows {
-    int stage = 0;             // BITNET_STAGE_..., with companions
+    int stage = 0;  // BITNET_STAGE_..., with companions
     int layer = -1;
-    int dtype = 0;             // BITNET_DTYPE_...
-    void *data = nullptr;      // row r at (char *)data + r * row_stride; a sink may replace values before we go on
-    size_t row_stride = 0;     // bytes
+    int dtype = 0;          // BITNET_DTYPE_...
+    void *data = nullptr;   // row r at (char *)data + r * row_stride; a sink may replace values before we go on
+    size_t row_stride = 0;  // bytes
     int n_rows = 0;
-    int first_row = 0;         // index of row 0 in the eval
+    int first_row = 0;  // index of row 0 in the eval
     int first_position = 0;
-    int shape[2] = {0, 0};     // of one row, outermost first; n_dims of them
+    int shape[2] = {0, 0};  // of one row, outermost first; n_dims of them
     int n_dims = 0;
     const char *kernel = "";
 };

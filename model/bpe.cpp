@@ -8,9 +8,7 @@ namespace bitnet {
 namespace {
 
 // A power of two that leaves at least half of the slots free, so that probing ends soon, and ends.
-size_t slot_count(size_t n_entries) {
-    return std::bit_ceil(2 * n_entries + 1);
-}
+size_t slot_count(size_t n_entries) { return std::bit_ceil(2 * n_entries + 1); }
 
 }  // namespace
 
@@ -69,9 +67,7 @@ bool TokenIndex::add(std::string_view spelling, int32_t token) {
     return true;
 }
 
-int32_t TokenIndex::find(std::string_view spelling) const {
-    return slots_[slot_of(spelling)].token;
-}
+int32_t TokenIndex::find(std::string_view spelling) const { return slots_[slot_of(spelling)].token; }
 
 MergeTable::MergeTable(size_t n_merges) : slots_(slot_count(n_merges)) {}
 

@@ -10,8 +10,21 @@ namespace bitnet {
 
 // Same values as BITNET_E_* of the public header (abi/boundary.cpp asserts it).
 enum class Status : int32_t {
-    ok = 0, invalid = -1, nomem = -2, io = -3, format = -4, unsupported = -5, buffer = -6, isa = -7, abi = -8,
-    plugin = -9, busy = -10, overflow = -11, cancelled = -12, user = -13, internal = -14,
+    ok = 0,
+    invalid = -1,
+    nomem = -2,
+    io = -3,
+    format = -4,
+    unsupported = -5,
+    buffer = -6,
+    isa = -7,
+    abi = -8,
+    plugin = -9,
+    busy = -10,
+    overflow = -11,
+    cancelled = -12,
+    user = -13,
+    internal = -14,
 };
 
 class Error : public std::runtime_error {

@@ -54,22 +54,17 @@ uint64_t item_bytes(GgufType type) {
     switch (type) {
     case GgufType::u8:
     case GgufType::i8:
-    case GgufType::boolean:
-        return 1;
+    case GgufType::boolean: return 1;
     case GgufType::u16:
-    case GgufType::i16:
-        return 2;
+    case GgufType::i16: return 2;
     case GgufType::u32:
     case GgufType::i32:
-    case GgufType::f32:
-        return 4;
+    case GgufType::f32: return 4;
     case GgufType::u64:
     case GgufType::i64:
-    case GgufType::f64:
-        return 8;
+    case GgufType::f64: return 8;
     case GgufType::string:
-    case GgufType::array:
-        break;
+    case GgufType::array: break;
     }
     return 0;
 }
@@ -297,9 +292,7 @@ private:
         case uint32_t(TensorType::f32):
         case uint32_t(TensorType::f16):
         case uint32_t(TensorType::bf16):
-        case uint32_t(TensorType::i2_s):
-            tensor.type_name = name;
-            return;
+        case uint32_t(TensorType::i2_s): tensor.type_name = name; return;
         case type_tl1:
         case type_tl2:
             fail(

@@ -22,31 +22,19 @@ template <typename Use> auto with_item(const GgufKey &key, uint64_t i, Use use) 
              (unsigned long long)i, (unsigned long long)key.length);
     }
     switch (key.item_type) {
-    case GgufType::u8:
-        return use(item_at<uint8_t>(key, i));
-    case GgufType::i8:
-        return use(item_at<int8_t>(key, i));
-    case GgufType::u16:
-        return use(item_at<uint16_t>(key, i));
-    case GgufType::i16:
-        return use(item_at<int16_t>(key, i));
-    case GgufType::u32:
-        return use(item_at<uint32_t>(key, i));
-    case GgufType::i32:
-        return use(item_at<int32_t>(key, i));
-    case GgufType::f32:
-        return use(item_at<float>(key, i));
-    case GgufType::u64:
-        return use(item_at<uint64_t>(key, i));
-    case GgufType::i64:
-        return use(item_at<int64_t>(key, i));
-    case GgufType::f64:
-        return use(item_at<double>(key, i));
-    case GgufType::boolean:
-        return use(item_at<uint8_t>(key, i) != 0);
+    case GgufType::u8: return use(item_at<uint8_t>(key, i));
+    case GgufType::i8: return use(item_at<int8_t>(key, i));
+    case GgufType::u16: return use(item_at<uint16_t>(key, i));
+    case GgufType::i16: return use(item_at<int16_t>(key, i));
+    case GgufType::u32: return use(item_at<uint32_t>(key, i));
+    case GgufType::i32: return use(item_at<int32_t>(key, i));
+    case GgufType::f32: return use(item_at<float>(key, i));
+    case GgufType::u64: return use(item_at<uint64_t>(key, i));
+    case GgufType::i64: return use(item_at<int64_t>(key, i));
+    case GgufType::f64: return use(item_at<double>(key, i));
+    case GgufType::boolean: return use(item_at<uint8_t>(key, i) != 0);
     case GgufType::string:
-    case GgufType::array:
-        break;
+    case GgufType::array: break;
     }
     fail(Status::invalid, "key '%s': type %s: expected a number", quoted(key.name).c_str(), key.type_text().c_str());
 }

@@ -25,10 +25,8 @@ bool is_integer(GgufType type) {
     case GgufType::u32:
     case GgufType::i32:
     case GgufType::u64:
-    case GgufType::i64:
-        return true;
-    default:
-        return false;
+    case GgufType::i64: return true;
+    default: return false;
     }
 }
 

@@ -20,9 +20,7 @@ bool has_invalid_code(const uint8_t *codes, size_t n_bytes) {
 }
 
 // Element 0 to 127 of a block of 128.
-int code_at(const uint8_t *block, int element) {
-    return block[element % 32] >> (6 - element / 32 * 2) & 3;
-}
+int code_at(const uint8_t *block, int element) { return block[element % 32] >> (6 - element / 32 * 2) & 3; }
 
 }  // namespace
 

@@ -10,7 +10,7 @@ namespace bitnet {
 
 class Mapping {
 public:
-    static std::shared_ptr<const Mapping> map_file(const std::string &path);   // Error(io) with the system's reason
+    static std::shared_ptr<const Mapping> map_file(const std::string &path);  // Error(io) with the system's reason
     static std::shared_ptr<const Mapping> read_file(const std::string &path);
     static std::shared_ptr<const Mapping> borrow(const void *data, size_t n_bytes, const std::string &name);
     static std::shared_ptr<const Mapping> copy(const void *data, size_t n_bytes, const std::string &name);

@@ -22,7 +22,7 @@ struct Hyperparameters {
     int n_head = 0;
     int n_head_kv = 0;
     int head_dim = 0;
-    int n_rot = 0;        // dimensions of a head that RoPE turns, even
+    int n_rot = 0;  // dimensions of a head that RoPE turns, even
     int n_q() const { return n_head * head_dim; }
     int n_kv() const { return n_head_kv * head_dim; }
 };
@@ -31,13 +31,13 @@ struct Hyperparameters {
 struct TernaryMatrix {
     const uint8_t *codes = nullptr;  // (n_out, n_in/4)
     int n_out = 0;
-    int n_in = 0;                    // multiple of 128
+    int n_in = 0;  // multiple of 128
     float scale = 0;
 };
 
 // A matrix of 16- or 32-bit floats, in place, row-major.
 struct FloatMatrix {
-    const void *data = nullptr;      // (n_rows, n_cols)
+    const void *data = nullptr;  // (n_rows, n_cols)
     TensorType type = TensorType::f32;
     int n_rows = 0;
     int n_cols = 0;
@@ -59,8 +59,8 @@ struct LayerWeights {
 };
 
 struct LoadOptions {
-    std::string overrides;       // semantics, see semantics.h
-    bool check_codes = true;     // scan every ternary code for the invalid value 3
+    std::string overrides;                                        // semantics, see semantics.h
+    bool check_codes = true;                                      // scan every ternary code for the invalid value 3
     std::function<bool(uint64_t done, uint64_t total)> progress;  // true cancels; may be empty
 };
 
@@ -73,12 +73,12 @@ public:
     std::string architecture;
     Hyperparameters hp;
     Semantics semantics;
-    FloatMatrix token_embd;               // (n_vocab, n_embd)
-    FloatMatrix head;                     // (n_vocab, n_embd); token_embd when tied
-    const float *output_norm = nullptr;   // (n_embd)
+    FloatMatrix token_embd;              // (n_vocab, n_embd)
+    FloatMatrix head;                    // (n_vocab, n_embd); token_embd when tied
+    const float *output_norm = nullptr;  // (n_embd)
     std::vector<LayerWeights> layers;
     Tokenizer tokenizer;
-    std::vector<std::string> warnings;    // one line each, for a user
+    std::vector<std::string> warnings;  // one line each, for a user
     uint64_t n_params = 0;
 
 private:

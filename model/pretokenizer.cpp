@@ -38,9 +38,7 @@ struct MatchFree {
     void operator()(pcre2_match_data *match) const { pcre2_match_data_free(match); }
 };
 
-bool is_continuation(unsigned char byte) {
-    return (byte & 0xC0) == 0x80;
-}
+bool is_continuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
 
 }  // namespace
 

@@ -146,8 +146,8 @@ const std::vector<const Switch *> &switches() {
     static const NamedSwitch<DotInput> head_input("head_input", &S::head_input, dot_inputs);
     static const NamedSwitch<bool> head_tied("head_tied", &S::head_tied, {{"on", true}, {"off", false}});
     static const std::vector<const Switch *> all = {
-        &activation,   &eps,   &rope,  &rope_angle, &theta, &rope_offset, &attn_sub_norm,
-        &ffn_sub_norm, &quant, &scale, &i2s,        &kv,    &attn_q, &head_input,  &head_tied};
+        &activation, &eps,   &rope, &rope_angle, &theta,  &rope_offset, &attn_sub_norm, &ffn_sub_norm,
+        &quant,      &scale, &i2s,  &kv,         &attn_q, &head_input,  &head_tied};
     return all;
 }
 

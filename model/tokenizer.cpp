@@ -304,38 +304,18 @@ std::string Tokenizer::decode(const int32_t *tokens, size_t n, bool special) con
     return out;
 }
 
-int Tokenizer::n_tokens() const {
-    return static_cast<int>(data_->tokens.size());
-}
-const char *Tokenizer::text(int32_t token) const {
-    return data_->has(token) ? data_->tokens[token].data() : nullptr;
-}
-TokenType Tokenizer::type(int32_t token) const {
-    return data_->has(token) ? data_->types[token] : TokenType{};
-}
+int Tokenizer::n_tokens() const { return static_cast<int>(data_->tokens.size()); }
+const char *Tokenizer::text(int32_t token) const { return data_->has(token) ? data_->tokens[token].data() : nullptr; }
+TokenType Tokenizer::type(int32_t token) const { return data_->has(token) ? data_->types[token] : TokenType{}; }
 float Tokenizer::score(int32_t token) const {
     return data_->has(token) && !data_->scores.empty() ? data_->scores[token] : 0.0f;
 }
-int32_t Tokenizer::bos() const {
-    return data_->bos;
-}
-int32_t Tokenizer::eos() const {
-    return data_->eos;
-}
-int32_t Tokenizer::eot() const {
-    return data_->eot;
-}
-int32_t Tokenizer::pad() const {
-    return data_->pad;
-}
-const std::vector<int32_t> &Tokenizer::end_ids() const {
-    return data_->end_ids;
-}
-bool Tokenizer::wants_bos() const {
-    return data_->wants_bos;
-}
-const std::string &Tokenizer::chat_template() const {
-    return data_->chat_template;
-}
+int32_t Tokenizer::bos() const { return data_->bos; }
+int32_t Tokenizer::eos() const { return data_->eos; }
+int32_t Tokenizer::eot() const { return data_->eot; }
+int32_t Tokenizer::pad() const { return data_->pad; }
+const std::vector<int32_t> &Tokenizer::end_ids() const { return data_->end_ids; }
+bool Tokenizer::wants_bos() const { return data_->wants_bos; }
+const std::string &Tokenizer::chat_template() const { return data_->chat_template; }
 
 }  // namespace bitnet

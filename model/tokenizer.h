@@ -21,9 +21,10 @@ public:
     Tokenizer(Tokenizer &&) noexcept;
     Tokenizer &operator=(Tokenizer &&) noexcept;
 
-    // Reads the tokenizer.ggml.* keys. `architecture` and the vocabulary's size decide a missing pre-tokenizer; what was
-    // assumed is appended to `warnings`. Throws Error(format or unsupported).
-    static Tokenizer from_gguf(const GgufFile &file, const std::string &architecture, std::vector<std::string> &warnings);
+    // Reads the tokenizer.ggml.* keys. `architecture` and the vocabulary's size decide a missing pre-tokenizer; what
+    // was assumed is appended to `warnings`. Throws Error(format or unsupported).
+    static Tokenizer from_gguf(const GgufFile &file, const std::string &architecture,
+                               std::vector<std::string> &warnings);
 
     // Copies what it needs. Ids in `vocabulary` must be in range and its arrays as long as its tokens or empty.
     static Tokenizer from_vocabulary(const Vocabulary &vocabulary, std::vector<std::string> &warnings);
@@ -34,10 +35,10 @@ public:
     std::string decode(const int32_t *tokens, size_t n, bool special) const;
 
     int n_tokens() const;
-    const char *text(int32_t token) const;   // as the vocabulary spells it
+    const char *text(int32_t token) const;  // as the vocabulary spells it
     TokenType type(int32_t token) const;
-    float score(int32_t token) const;        // 0 when the file has none
-    int32_t bos() const;                     // -1: none; likewise below
+    float score(int32_t token) const;  // 0 when the file has none
+    int32_t bos() const;               // -1: none; likewise below
     int32_t eos() const;
     int32_t eot() const;
     int32_t pad() const;

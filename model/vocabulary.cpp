@@ -92,9 +92,7 @@ private:
     const GgufFile &file_;
 };
 
-std::string quoted_view(std::string_view text) {
-    return quoted(text.data(), text.size());
-}
+std::string quoted_view(std::string_view text) { return quoted(text.data(), text.size()); }
 
 void check_model(const KeyReader &keys) {
     constexpr char name[] = "tokenizer.ggml.model";

@@ -26,9 +26,7 @@ std::string dims_text(const uint64_t *dims, uint32_t n) {
     return text + "]";
 }
 
-std::string layer_tensor(int layer, const char *part) {
-    return format_text("blk.%d.%s.weight", layer, part);
-}
+std::string layer_tensor(int layer, const char *part) { return format_text("blk.%d.%s.weight", layer, part); }
 
 void to_f32(const GgufTensor &tensor, float *out, size_t n) {
     if (tensor.type() == TensorType::f32) {
@@ -42,9 +40,7 @@ void to_f32(const GgufTensor &tensor, float *out, size_t n) {
     }
 }
 
-bool is_aligned(const void *data, size_t n) {
-    return reinterpret_cast<uintptr_t>(data) % n == 0;
-}
+bool is_aligned(const void *data, size_t n) { return reinterpret_cast<uintptr_t>(data) % n == 0; }
 
 // (n_rows, n_cols) -> (n_cols, n_rows); tiles keep both sides in the cache.
 template <typename T> void transpose(const uint8_t *in, size_t n_rows, size_t n_cols, uint8_t *out) {
@@ -61,9 +57,7 @@ template <typename T> void transpose(const uint8_t *in, size_t n_rows, size_t n_
     }
 }
 
-size_t code_bytes(const TernaryMatrix &matrix) {
-    return size_t(matrix.n_out) * size_t(matrix.n_in) / 4;
-}
+size_t code_bytes(const TernaryMatrix &matrix) { return size_t(matrix.n_out) * size_t(matrix.n_in) / 4; }
 
 struct TernaryPart {
     const char *name;

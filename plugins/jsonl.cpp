@@ -141,18 +141,12 @@ void put_run_end(JsonText *out, const bitnet_run_end_event_t &event) {
 
 const char *dtype_name(int32_t dtype) {
     switch (dtype) {
-    case BITNET_DTYPE_F32:
-        return "F32";
-    case BITNET_DTYPE_F16:
-        return "F16";
-    case BITNET_DTYPE_BF16:
-        return "BF16";
-    case BITNET_DTYPE_I8:
-        return "I8";
-    case BITNET_DTYPE_I32:
-        return "I32";
-    default:
-        return "?";
+    case BITNET_DTYPE_F32: return "F32";
+    case BITNET_DTYPE_F16: return "F16";
+    case BITNET_DTYPE_BF16: return "BF16";
+    case BITNET_DTYPE_I8: return "I8";
+    case BITNET_DTYPE_I32: return "I32";
+    default: return "?";
     }
 }
 
@@ -287,8 +281,7 @@ bitnet_status_t put_line(Jsonl *self, const bitnet_event_t *event) {
     case BITNET_EVENT_RUN_END:
         put_run_end(&self->text, *reinterpret_cast<const bitnet_run_end_event_t *>(event));
         break;
-    default:
-        break;
+    default: break;
     }
     if (self->text.failed) {
         self->text.n = before;

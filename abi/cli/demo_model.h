@@ -11,11 +11,7 @@ extern const unsigned char bitnet_demo_model_end[];
 namespace bitnet {
 
 inline constexpr const char *demo_model_name = "demo.gguf (embedded)";
-inline const void *demo_model_data() {
-    return bitnet_demo_model_begin;
-}
-inline size_t demo_model_size() {
-    return static_cast<size_t>(bitnet_demo_model_end - bitnet_demo_model_begin);
-}
+inline const void *demo_model_data() { return bitnet_demo_model_begin; }
+inline size_t demo_model_size() { return static_cast<size_t>(bitnet_demo_model_end - bitnet_demo_model_begin); }
 
 }  // namespace bitnet

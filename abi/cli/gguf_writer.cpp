@@ -40,9 +40,7 @@ template <typename Number> void append_array(std::string &out, ValueType item_ty
     for (const Number value : values) append(out, value);
 }
 
-uint64_t aligned(uint64_t n) {
-    return (n + alignment - 1) / alignment * alignment;
-}
+uint64_t aligned(uint64_t n) { return (n + alignment - 1) / alignment * alignment; }
 
 // A file under another name until it is whole.
 class NewFile {

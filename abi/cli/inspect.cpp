@@ -90,9 +90,7 @@ std::string isa_list() {
     return list;
 }
 
-std::string row(const char *name, const std::string &value) {
-    return text_of("  %-11s %s\n", name, value.c_str());
-}
+std::string row(const char *name, const std::string &value) { return text_of("  %-11s %s\n", name, value.c_str()); }
 
 // A list between commas, broken behind them into the value column.
 std::string wrapped(const std::string &list) {

@@ -33,9 +33,7 @@ uint64_t mix(uint64_t x) {
     return z ^ (z >> 31);
 }
 
-float unit_float(uint64_t bits) {
-    return static_cast<float>(bits >> 40) * 0x1p-24f;
-}  // [0, 1), exact
+float unit_float(uint64_t bits) { return static_cast<float>(bits >> 40) * 0x1p-24f; }  // [0, 1), exact
 
 // One random byte to two ternary codes, 4 bits each: 5/16 minus, 6/16 zero, 5/16 plus.
 std::array<uint8_t, 256> make_code_table() {
@@ -205,8 +203,6 @@ private:
 
 }  // namespace
 
-GgufWriter make_synthetic_model(const SyntheticShape &shape, uint64_t seed) {
-    return ModelMaker(shape, seed).make();
-}
+GgufWriter make_synthetic_model(const SyntheticShape &shape, uint64_t seed) { return ModelMaker(shape, seed).make(); }
 
 }  // namespace bitnet

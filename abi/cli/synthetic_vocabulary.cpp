@@ -80,18 +80,12 @@ void add_merges(std::vector<std::string> &merges, const std::vector<Word> &words
 
 std::string special_name(int index) {
     switch (index) {
-    case 0:
-        return "<|begin_of_text|>";
-    case 1:
-        return "<|end_of_text|>";
-    case 6:
-        return "<|start_header_id|>";
-    case 7:
-        return "<|end_header_id|>";
-    case 9:
-        return "<|eot_id|>";
-    default:
-        break;
+    case 0: return "<|begin_of_text|>";
+    case 1: return "<|end_of_text|>";
+    case 6: return "<|start_header_id|>";
+    case 7: return "<|end_header_id|>";
+    case 9: return "<|eot_id|>";
+    default: break;
     }
     const int number = index < 6 ? index - 2 : index == 8 ? 4 : index - 5;
     return "<|reserved_special_token_" + std::to_string(number) + "|>";

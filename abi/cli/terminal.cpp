@@ -17,9 +17,7 @@ namespace {
 constexpr double progress_delay_seconds = 0.5;
 constexpr double progress_interval_seconds = 0.1;
 
-[[noreturn]] void fail_stdout() {
-    throw CommandError(text_of("stdout: cannot write: %s", std::strerror(errno)));
-}
+[[noreturn]] void fail_stdout() { throw CommandError(text_of("stdout: cannot write: %s", std::strerror(errno))); }
 
 bool colour_wanted() {
     const char *no_color = std::getenv("NO_COLOR");
@@ -82,17 +80,11 @@ void print_error(const std::string &text) {
     std::fwrite(line.data(), 1, line.size(), stderr);  // when stderr fails there is nobody left to tell
 }
 
-bool stderr_is_terminal() {
-    return isatty(STDERR_FILENO) != 0;
-}
+bool stderr_is_terminal() { return isatty(STDERR_FILENO) != 0; }
 
-std::string bold(const std::string &text) {
-    return coloured("1", text);
-}
+std::string bold(const std::string &text) { return coloured("1", text); }
 
-std::string yellow(const std::string &text) {
-    return coloured("33", text);
-}
+std::string yellow(const std::string &text) { return coloured("33", text); }
 
 std::string printable(std::string_view bytes) {
     std::string out;

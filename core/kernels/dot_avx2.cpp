@@ -55,8 +55,7 @@ static void dot_block(const typename Type::Element *rows, size_t stride, int n, 
             float lane[16];
             _mm256_storeu_ps(lane, a[r]);
             _mm256_storeu_ps(lane + 8, b[r]);
-            for (int k = i; k < n; ++k)
-                lane[k - i] = lane[k - i] + Type::one(rows + size_t(r) * stride + k) * x[k];
+            for (int k = i; k < n; ++k) lane[k - i] = lane[k - i] + Type::one(rows + size_t(r) * stride + k) * x[k];
             a[r] = _mm256_loadu_ps(lane);
             b[r] = _mm256_loadu_ps(lane + 8);
         }

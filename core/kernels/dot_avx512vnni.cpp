@@ -20,15 +20,11 @@ struct F16 {
     static __m512 load(const uint16_t *p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
     }
-    static __m512 load(const uint16_t *p, __mmask16 mask) {
-        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
-    }
+    static __m512 load(const uint16_t *p, __mmask16 mask) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 struct BF16 {
     using Element = uint16_t;
-    static __m512 widen(__m256i v) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
-    }
+    static __m512 widen(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
     static __m512 load(const uint16_t *p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
     static __m512 load(const uint16_t *p, __mmask16 mask) { return widen(_mm256_maskz_loadu_epi16(mask, p)); }
 };
@@ -93,8 +89,8 @@ static void mix_rows(const typename Type::Element *rows, size_t stride, int n_ro
         const __mmask16 mask = tail_mask(n - i);
         __m512 sum = _mm512_setzero_ps();
         for (int r = 0; r < n_rows; ++r)
-            sum = _mm512_add_ps(sum, _mm512_mul_ps(_mm512_set1_ps(weights[r]),
-                                                   Type::load(rows + size_t(r) * stride + i, mask)));
+            sum = _mm512_add_ps(
+                sum, _mm512_mul_ps(_mm512_set1_ps(weights[r]), Type::load(rows + size_t(r) * stride + i, mask)));
         _mm512_mask_storeu_ps(out + i, mask, sum);
     }
 }

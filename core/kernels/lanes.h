@@ -1,5 +1,5 @@
-// The fixed tree that combines 16 virtual lanes: halves are added until one is left. Static: each ISA's file gets its own
-// copy, compiled with its own flags (a shared inline function could be emitted with the wrong ones).
+// The fixed tree that combines 16 virtual lanes: halves are added until one is left. Static: each ISA's file gets its
+// own copy, compiled with its own flags (a shared inline function could be emitted with the wrong ones).
 #pragma once
 
 namespace bitnet {

@@ -15,6 +15,7 @@
 
 namespace bitnet {
 
+// clang-format off
 #define BITNET_KERNEL(type, name, arguments) &name,
 namespace scalar {
 const Kernels kernels = {"scalar", "ternary.scalar",
@@ -34,5 +35,6 @@ const Kernels kernels = {"avx512vnni", "ternary.avx512vnni",
 }
 #endif
 #undef BITNET_KERNEL
+// clang-format on
 
 }  // namespace bitnet

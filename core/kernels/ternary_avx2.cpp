@@ -1,5 +1,5 @@
-// Ternary product with AVX2: unsigned codes times signed activations by vpmaddubsw. A pair sum is at most 2 * 2 * 127 = 508,
-// so 64 of them fit an int16.
+// Ternary product with AVX2: unsigned codes times signed activations by vpmaddubsw. A pair sum is at most 2 * 2 * 127 =
+// 508, so 64 of them fit an int16.
 #define BITNET_ISA avx2
 #include "core/kernels/declare.h"
 #include <immintrin.h>

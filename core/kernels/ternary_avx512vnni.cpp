@@ -75,8 +75,7 @@ static void tile(const uint8_t *w, int n_in, const int8_t *x, size_t x_stride, c
         }
     }
     for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t)
-            acc[size_t(t) * acc_stride + r] = _mm512_reduce_add_epi32(total[r][t]) - x_sums[t];
+        for (int t = 0; t < T; ++t) acc[size_t(t) * acc_stride + r] = _mm512_reduce_add_epi32(total[r][t]) - x_sums[t];
 }
 
 template <int R>

@@ -65,9 +65,7 @@ namespace bitnet {
 
 uint64_t now_ns();
 const void *find_extension(const bitnet_trace_host_t *api, const char *id);  // extensions.cpp
-inline TraceHost *host_of(const bitnet_trace_host_t *api) {
-    return static_cast<Sink *>(api->self)->host;
-}
+inline TraceHost *host_of(const bitnet_trace_host_t *api) { return static_cast<Sink *>(api->self)->host; }
 
 void log_text(TraceHost *host, int32_t level, const char *text);
 void record_failure(TraceHost *host, const char *text);

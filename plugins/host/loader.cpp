@@ -168,9 +168,7 @@ bitnet_status_t trace_host_load_plugin(TraceHost *host, const char *path, const 
     return status;
 }
 
-int trace_host_environment_wants(void) {
-    return *environment("BITNET_TRACE_PLUGIN") != 0;
-}
+int trace_host_environment_wants(void) { return *environment("BITNET_TRACE_PLUGIN") != 0; }
 
 void trace_host_attach_environment(TraceHost *host) {
     char error[TRACE_ERROR_BYTES];

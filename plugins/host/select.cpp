@@ -18,8 +18,8 @@ struct Span {
     bool is(const char *text) const { return size() == strlen(text) && memcmp(begin, text, size()) == 0; }
 };
 
-// '*' any bytes, '?' one byte, but neither matches a '.': companions ("q_proj.acc") are asked for, never swept in. Linear in
-// practice: only the last '*' is ever retried.
+// '*' any bytes, '?' one byte, but neither matches a '.': companions ("q_proj.acc") are asked for, never swept in.
+// Linear in practice: only the last '*' is ever retried.
 bool glob_match(Span pattern, const char *text, size_t n_bytes) {
     const char *p = pattern.begin, *t = text, *end = text + n_bytes;
     const char *star = nullptr, *star_text = nullptr;

@@ -64,21 +64,11 @@ struct I32 {
 // Calls `use(Type())` with the type of a dtype.
 template <class Use> void with_type(int32_t dtype, Use use) {
     switch (dtype) {
-    case BITNET_DTYPE_F16:
-        use(F16());
-        break;
-    case BITNET_DTYPE_BF16:
-        use(Bf16());
-        break;
-    case BITNET_DTYPE_I8:
-        use(I8());
-        break;
-    case BITNET_DTYPE_I32:
-        use(I32());
-        break;
-    default:
-        use(F32());
-        break;
+    case BITNET_DTYPE_F16: use(F16()); break;
+    case BITNET_DTYPE_BF16: use(Bf16()); break;
+    case BITNET_DTYPE_I8: use(I8()); break;
+    case BITNET_DTYPE_I32: use(I32()); break;
+    default: use(F32()); break;
     }
 }
 
@@ -142,12 +132,8 @@ struct Top {
     }
 };
 
-inline bool is_finite(float v) {
-    return (std::bit_cast<uint32_t>(v) & kAbs) < kInf;
-}
-inline bool is_finite(double) {
-    return true;
-}  // integers
+inline bool is_finite(float v) { return (std::bit_cast<uint32_t>(v) & kAbs) < kInf; }
+inline bool is_finite(double) { return true; }  // integers
 
 template <class Value> struct Sums {
     double sum[kLanes] = {}, squares[kLanes] = {};
@@ -210,9 +196,7 @@ void add_block(Sums<float> *sums, const float *values) {
         if (max[lane] > sums->max) sums->max = max[lane];
     }
 }
-void add_block(Sums<double> *sums, const double *values) {
-    add_elements(sums, values, kBlock);
-}
+void add_block(Sums<double> *sums, const double *values) { add_elements(sums, values, kBlock); }
 
 // Whether a block has numbers only, and its largest magnitude. As integers, magnitudes order like their floats.
 inline bool all_finite(const float *values, double *magnitude) {
@@ -344,14 +328,10 @@ template <int Low> void add_shuffled(double *buckets, const float *values, uint6
 
 inline void add_signed(double *buckets, const float *values, uint64_t signs, int shuffle) {
     switch (shuffle & 3) {
-    case 0:
-        return add_shuffled<0>(buckets, values, signs, shuffle);
-    case 1:
-        return add_shuffled<1>(buckets, values, signs, shuffle);
-    case 2:
-        return add_shuffled<2>(buckets, values, signs, shuffle);
-    default:
-        return add_shuffled<3>(buckets, values, signs, shuffle);
+    case 0: return add_shuffled<0>(buckets, values, signs, shuffle);
+    case 1: return add_shuffled<1>(buckets, values, signs, shuffle);
+    case 2: return add_shuffled<2>(buckets, values, signs, shuffle);
+    default: return add_shuffled<3>(buckets, values, signs, shuffle);
     }
 }
 
@@ -377,15 +357,11 @@ template <class Type> void sketch(Row row, float *out) {
 size_t dtype_bytes(int32_t dtype) {
     switch (dtype) {
     case BITNET_DTYPE_F32:
-    case BITNET_DTYPE_I32:
-        return 4;
+    case BITNET_DTYPE_I32: return 4;
     case BITNET_DTYPE_F16:
-    case BITNET_DTYPE_BF16:
-        return 2;
-    case BITNET_DTYPE_I8:
-        return 1;
-    default:
-        return 0;
+    case BITNET_DTYPE_BF16: return 2;
+    case BITNET_DTYPE_I8: return 1;
+    default: return 0;
     }
 }
 

@@ -79,17 +79,13 @@ int stage_slot(int32_t stage) {
     return (stage >> 8) * (BITNET_STAGE_COUNT + 1) + base;
 }
 
-int32_t slot_stage(int slot) {
-    return slot / (BITNET_STAGE_COUNT + 1) << 8 | slot % (BITNET_STAGE_COUNT + 1);
-}
+int32_t slot_stage(int slot) { return slot / (BITNET_STAGE_COUNT + 1) << 8 | slot % (BITNET_STAGE_COUNT + 1); }
 
 bool stage_is_default(int32_t stage) {
     return stage >= 1 && stage <= BITNET_STAGE_COUNT && stage != BITNET_STAGE_ATTN_SCORES;
 }
 
-bool stage_in_block(int32_t stage) {
-    return kStages[stage & 0xff].in_block;
-}
+bool stage_in_block(int32_t stage) { return kStages[stage & 0xff].in_block; }
 
 int32_t stage_find(const char *name, size_t n_bytes) {
     for (int slot = 0; slot < kStageSlots; ++slot) {
@@ -104,16 +100,11 @@ const char *trace_stage_name(int32_t stage) {
     if (bitnet::stage_slot(stage) < 0) return nullptr;
     const bitnet::Stage &entry = bitnet::kStages[stage & 0xff];
     switch (stage & ~0xff) {
-    case 0:
-        return entry.name;
-    case BITNET_STAGE_CODES:
-        return entry.codes;
-    case BITNET_STAGE_SCALE:
-        return entry.scale;
-    case BITNET_STAGE_ACC:
-        return entry.acc;
-    default:
-        return nullptr;
+    case 0: return entry.name;
+    case BITNET_STAGE_CODES: return entry.codes;
+    case BITNET_STAGE_SCALE: return entry.scale;
+    case BITNET_STAGE_ACC: return entry.acc;
+    default: return nullptr;
     }
 }
 

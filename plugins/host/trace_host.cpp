@@ -102,9 +102,7 @@ bool deliver(TraceHost *host, bitnet_event_t *event) {
     return delivered;
 }
 
-const char *or_empty(const char *text) {
-    return text ? text : "";
-}
+const char *or_empty(const char *text) { return text ? text : ""; }
 
 bitnet_status_t check_version(const bitnet_trace_sink_t *table, const Sink *sink, char *error) {
     const uint32_t major = table->abi_version >> 16, minor = table->abi_version & 0xffff;
@@ -280,13 +278,9 @@ void trace_host_stats(const TraceHost *host, bitnet_trace_stats_t *out) {
     memcpy(out->last_failure, host->last_failure, sizeof out->last_failure);
 }
 
-int trace_host_active(const TraceHost *host) {
-    return host->sinks != nullptr;
-}
+int trace_host_active(const TraceHost *host) { return host->sinks != nullptr; }
 
-int trace_host_run_open(const TraceHost *host) {
-    return host->run_open;
-}
+int trace_host_run_open(const TraceHost *host) { return host->run_open; }
 
 void trace_host_begin_run(TraceHost *host, const TraceRun *run) {
     if (host->run_open) trace_host_end_run(host);

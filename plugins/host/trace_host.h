@@ -7,7 +7,8 @@
 
 struct TraceHost; /* opaque */
 
-/* What a run record says; pointers are read during trace_host_begin_run only. Same meaning as bitnet_run_begin_event_t. */
+/* What a run record says; pointers are read during trace_host_begin_run only. Same meaning as bitnet_run_begin_event_t.
+ */
 struct TraceRun {
     const char *engine, *engine_version, *model_path, *model_hash, *architecture, *hyperparameters, *semantics, *isa,
         *kv_type;
@@ -29,8 +30,8 @@ void trace_host_destroy(TraceHost *host);
 bitnet_status_t trace_host_attach_sink(TraceHost *host, const bitnet_trace_sink_t *sink, void *user, const char *config,
                                        char *error);
 bitnet_status_t trace_host_load_plugin(TraceHost *host, const char *path, const char *config, char *error);
-/* Attaches what BITNET_TRACE_PLUGIN names and selects what BITNET_TRACE_SELECT says. Never fails the caller: failures are
- * counted, logged and kept as last_failure. A bad BITNET_TRACE_SELECT attaches nothing. */
+/* Attaches what BITNET_TRACE_PLUGIN names and selects what BITNET_TRACE_SELECT says. Never fails the caller: failures
+ * are counted, logged and kept as last_failure. A bad BITNET_TRACE_SELECT attaches nothing. */
 void trace_host_attach_environment(TraceHost *host);
 /* 1 when the environment asks for any plugin: cheap, so that a context without tracing makes no host. */
 int trace_host_environment_wants(void);
@@ -40,7 +41,7 @@ bitnet_status_t trace_host_set_prompt(TraceHost *host, const char *text, uint64_
 void trace_host_stats(const TraceHost *host, bitnet_trace_stats_t *out); /* fills everything but struct_size */
 
 /* The engine's side. Runs and steps nest: begin_run, (begin_step, tensor..., end_step)..., end_run. */
-int trace_host_active(const TraceHost *host);   /* 1 when a sink is attached */
+int trace_host_active(const TraceHost *host); /* 1 when a sink is attached */
 int trace_host_run_open(const TraceHost *host);
 void trace_host_begin_run(TraceHost *host, const TraceRun *run);
 void trace_host_begin_step(TraceHost *host, int32_t position, const int32_t *tokens, uint64_t n_tokens);
@@ -53,5 +54,5 @@ void trace_host_end_step(TraceHost *host, bitnet_status_t status);
 bitnet_status_t trace_host_end_run(TraceHost *host);
 
 /* Stage table (stages.cpp). */
-const char *trace_stage_name(int32_t stage);     /* NULL: no such stage */
+const char *trace_stage_name(int32_t stage);                /* NULL: no such stage */
 int32_t trace_stage_id(const char *name, uint64_t n_bytes); /* 0: no such name; understands BitNet-rs's aliases */

@@ -24,7 +24,8 @@ public:
         for (int i = 0; i < e.n_dims; ++i) bytes *= size_t(e.shape[i]);
         for (int r = 0; r < e.n_rows; ++r) {
             const uint8_t *p = static_cast<const uint8_t *>(e.data) + size_t(r) * e.row_stride;
-            EXPECT_TRUE(rows.emplace(Key{e.stage, e.layer, e.first_position + r}, std::vector<uint8_t>(p, p + bytes)).second)
+            EXPECT_TRUE(
+                rows.emplace(Key{e.stage, e.layer, e.first_position + r}, std::vector<uint8_t>(p, p + bytes)).second)
                 << "stage " << e.stage << " layer " << e.layer << " position " << e.first_position + r << " twice";
         }
     }

@@ -1,5 +1,5 @@
-// Every kernel of every usable instruction set against the plain one, bit for bit, on odd sizes and unaligned memory with
-// guard bytes; and the plain one against what NUMERICS defines, written again in the obvious way.
+// Every kernel of every usable instruction set against the plain one, bit for bit, on odd sizes and unaligned memory
+// with guard bytes; and the plain one against what NUMERICS defines, written again in the obvious way.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -39,7 +39,7 @@ private:
 };
 
 // Equal bits; gtest's == calls equal NaNs different and 0 equal to -0.
-template <class T> ::testing::AssertionResult same_bits(const std::vector<T> &a, const std::vector<T> &b) {
+template <class T>::testing::AssertionResult same_bits(const std::vector<T> &a, const std::vector<T> &b) {
     if (a.size() != b.size()) return ::testing::AssertionFailure() << "sizes " << a.size() << ", " << b.size();
     for (size_t i = 0; i < a.size(); ++i)
         if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0)
@@ -110,7 +110,8 @@ TEST_P(KernelsTest, Quantize) {
         x.set(v);
         for (float scale : {1.0f, 0.25f, 3.7f}) {
             Guarded<int8_t> a{size_t(n)}, b{size_t(n)};
-            EXPECT_EQ(k().quantize(x.data(), n, scale, a.data()), scalar::kernels.quantize(x.data(), n, scale, b.data()));
+            EXPECT_EQ(k().quantize(x.data(), n, scale, a.data()),
+                      scalar::kernels.quantize(x.data(), n, scale, b.data()));
             EXPECT_TRUE(same_bits(a.values(), b.values())) << n;
             a.check();
             for (size_t i = 0; i < v.size(); ++i) {
@@ -210,7 +211,8 @@ TEST_P(KernelsTest, TernaryBatchIsTernaryRows) {
             }
 }
 
-template <class T, class Dot> void compare_dot(const Dot &dot, const Dot &plain, const std::vector<T> &rows, int n_rows, int n) {
+template <class T, class Dot>
+void compare_dot(const Dot &dot, const Dot &plain, const std::vector<T> &rows, int n_rows, int n) {
     Guarded<T> w{rows.size()};
     w.set(rows);
     Guarded<float> x{size_t(n)}, a{size_t(n_rows)}, b{size_t(n_rows)};
@@ -275,7 +277,8 @@ TEST(Isa, UnknownAndEmptyNames) {
         FAIL();
     } catch (const std::exception &e) {
         EXPECT_NE(std::string(e.what()).find("instruction set 'mmx' is unknown: expected one of scalar"),
-                  std::string::npos) << e.what();
+                  std::string::npos)
+            << e.what();
     }
 }
 

@@ -88,8 +88,10 @@ TEST(Math, HalfToFloatIsExactForEveryHalf) {
         const uint16_t bits = uint16_t(h);
         std::memcpy(&f, &bits, 2);
         const float expected = float(f), got = half_to_float(bits);
-        if (std::isnan(expected)) EXPECT_TRUE(std::isnan(got)) << h;
-        else EXPECT_EQ(__builtin_bit_cast(uint32_t, got), __builtin_bit_cast(uint32_t, expected)) << h;
+        if (std::isnan(expected))
+            EXPECT_TRUE(std::isnan(got)) << h;
+        else
+            EXPECT_EQ(__builtin_bit_cast(uint32_t, got), __builtin_bit_cast(uint32_t, expected)) << h;
     }
 }
 

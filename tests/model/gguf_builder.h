@@ -36,9 +36,7 @@ template <typename T> std::string bytes_of(T value) {
     return bytes;
 }
 
-inline std::string string_bytes(const std::string &text) {
-    return bytes_of(uint64_t(text.size())) + text;
-}
+inline std::string string_bytes(const std::string &text) { return bytes_of(uint64_t(text.size())) + text; }
 
 struct BuilderKey {
     std::string name;

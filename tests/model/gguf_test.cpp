@@ -17,9 +17,7 @@ using bitnet::Mapping;
 using bitnet::Status;
 using namespace bitnet_test;
 
-GgufFile open(const std::string &bytes) {
-    return GgufFile(Mapping::copy(bytes.data(), bytes.size(), "m.gguf"));
-}
+GgufFile open(const std::string &bytes) { return GgufFile(Mapping::copy(bytes.data(), bytes.size(), "m.gguf")); }
 
 void expect_error(const std::string &bytes, Status status, const std::string &text) {
     try {

@@ -38,13 +38,9 @@ void expect_error(const GgufBuilder &file, Status status, const std::string &tex
         EXPECT_EQ(error.status, status);
     }
 }
-void expect_error(const GgufBuilder &file, const std::string &text) {
-    expect_error(file, Status::format, text);
-}
+void expect_error(const GgufBuilder &file, const std::string &text) { expect_error(file, Status::format, text); }
 
-GgufBuilder small() {
-    return SmallModel().builder();
-}
+GgufBuilder small() { return SmallModel().builder(); }
 
 const char *const prefix = "bitnet-b1.58.";
 GgufBuilder small_with_u32(const char *suffix, uint32_t value) {
@@ -117,9 +113,7 @@ TEST(Model, FileOfBitnetCpp) {
 }
 
 // Few enough bits to be exact in F16 and BF16, and different for neighbours in both directions.
-float table_value(uint32_t row, uint32_t column) {
-    return float(row % 8) + float(column % 8) / 8.0f;
-}
+float table_value(uint32_t row, uint32_t column) { return float(row % 8) + float(column % 8) / 8.0f; }
 
 uint16_t narrow(float value, TensorType type) {
     if (type == TensorType::bf16) return uint16_t(std::bit_cast<uint32_t>(value) >> 16);

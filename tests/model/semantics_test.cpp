@@ -27,9 +27,10 @@ std::string error_of(const std::string &overrides) {
 }
 
 TEST(Semantics, DefaultText) {
-    EXPECT_EQ(to_text(Semantics()),
-              "activation=relu2,eps=1e-05,rope=neox,rope_angle=exact,theta=500000,rope_offset=0,attn_sub_norm=on,"
-              "ffn_sub_norm=on,quant=row_int8,scale=multiply,i2s=block128,kv=f32,attn_q=f32,head_input=f32,head_tied=on");
+    EXPECT_EQ(
+        to_text(Semantics()),
+        "activation=relu2,eps=1e-05,rope=neox,rope_angle=exact,theta=500000,rope_offset=0,attn_sub_norm=on,"
+        "ffn_sub_norm=on,quant=row_int8,scale=multiply,i2s=block128,kv=f32,attn_q=f32,head_input=f32,head_tied=on");
 }
 
 TEST(Semantics, EverySwitchIsReadAndWritten) {
@@ -108,9 +109,10 @@ TEST(Semantics, Errors) {
     EXPECT_EQ(error_of("activation"), "semantics: 'activation': expected key=value");
     EXPECT_EQ(error_of("kv=f16,"), "semantics: '': expected key=value after the last comma");
     EXPECT_EQ(error_of("kv=f16,,rope=norm"), "semantics: '': expected key=value");
-    EXPECT_EQ(error_of("norm\n=x"),
-              "semantics: unknown key 'norm\\x0a': expected one of profile, activation, eps, rope, rope_angle, theta, "
-              "rope_offset, attn_sub_norm, ffn_sub_norm, sub_norms, quant, scale, i2s, kv, attn_q, head_input, head_tied");
+    EXPECT_EQ(
+        error_of("norm\n=x"),
+        "semantics: unknown key 'norm\\x0a': expected one of profile, activation, eps, rope, rope_angle, theta, "
+        "rope_offset, attn_sub_norm, ffn_sub_norm, sub_norms, quant, scale, i2s, kv, attn_q, head_input, head_tied");
 }
 
 }  // namespace

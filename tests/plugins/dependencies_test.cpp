@@ -22,9 +22,7 @@ std::vector<std::string> lines_of(const std::string &command) {
     return lines;
 }
 
-std::string last_word(const std::string &line) {
-    return line.substr(line.find_last_of(" \t") + 1);
-}
+std::string last_word(const std::string &line) { return line.substr(line.find_last_of(" \t") + 1); }
 
 bool is_cxx_runtime(const std::string &symbol) {
     for (const char *prefix : {"_ZS", "_ZNS", "_ZNKS", "_Zn", "_Zd", "_ZT", "__cxa_", "__gxx_", "_Unwind"}) {

@@ -125,11 +125,11 @@ TEST_F(Jsonl, WholeRun) {
                                                         "threads",         "batch",      "selection",  "tokens",
                                                         "prompt",          "time",       "host",       "pid"}));
     EXPECT_EQ(keys(lines[1]), (std::vector<std::string>{"record", "run", "event", "seq", "n", "tokens"}));
-    EXPECT_EQ(keys(lines[2]),
-              (std::vector<std::string>{"record", "run",   "event", "name",         "seq",    "layer",    "stage",
-                                        "row",    "shape", "dtype", "num_elements", "blake3", "multiset", "rms",
-                                        "mean",   "std",   "min",   "max",          "absmax", "l2",       "nan",
-                                        "inf",    "zeros", "argmin", "argmax", "top",   "sketch",       "kernel", "ns"}));
+    EXPECT_EQ(keys(lines[2]), (std::vector<std::string>{
+                                  "record", "run",   "event",        "name",   "seq",      "layer", "stage", "row",
+                                  "shape",  "dtype", "num_elements", "blake3", "multiset", "rms",   "mean",  "std",
+                                  "min",    "max",   "absmax",       "l2",     "nan",      "inf",   "zeros", "argmin",
+                                  "argmax", "top",   "sketch",       "kernel", "ns"}));
     EXPECT_EQ(keys(lines[4]),
               (std::vector<std::string>{"record", "run", "events", "records", "tokens", "overridden", "time"}));
     const json &run = records[0];

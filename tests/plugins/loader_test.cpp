@@ -14,9 +14,7 @@ using test::Recorder;
 
 constexpr const char *kMatrix = MATRIX_DIRECTORY;
 
-std::string matrix(const char *name) {
-    return std::string(kMatrix) + "/lib" + name + ".so";
-}
+std::string matrix(const char *name) { return std::string(kMatrix) + "/lib" + name + ".so"; }
 
 struct Refusal {
     const char *name;

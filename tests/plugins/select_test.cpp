@@ -61,7 +61,7 @@ TEST(Select, Table) {
         {"attn*", BITNET_STAGE_ATTN_SCORES, 2, 3, true},
         {"attn*", kAttnNormCodes, 2, 3, false},
         {"attn*.*", kAttnNormCodes, 2, 3, true},
-                {"**", kAttnNormCodes, 2, 3, false},
+        {"**", kAttnNormCodes, 2, 3, false},
         {"?_rope", BITNET_STAGE_K_ROPE, 2, 3, true},
         {"?_rope", BITNET_STAGE_K_PROJ, 2, 3, false},
         {"attn_scores", BITNET_STAGE_ATTN_SCORES, 2, 3, true},

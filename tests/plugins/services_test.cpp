@@ -33,13 +33,9 @@ std::vector<float> naive_sketch(const std::vector<double> &values) {
     return {sums.begin(), sums.end()};
 }
 
-std::vector<double> widen(const std::vector<float> &values) {
-    return {values.begin(), values.end()};
-}
+std::vector<double> widen(const std::vector<float> &values) { return {values.begin(), values.end()}; }
 
-Row row_of(const std::vector<float> &values) {
-    return {values.data(), values.size(), BITNET_DTYPE_F32};
-}
+Row row_of(const std::vector<float> &values) { return {values.data(), values.size(), BITNET_DTYPE_F32}; }
 
 std::vector<float> random_values(size_t n, uint32_t seed, bool specials) {
     std::mt19937 random(seed);

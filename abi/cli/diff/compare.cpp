@@ -33,16 +33,7 @@ bool same_bits(const Record &a, const Record &b) {
 }
 
 // With NaN or infinities anywhere only the hashes can tell whether they are the same ones.
-bool has_nonfinite(const Record &a, const Record &b) {
-    return a.n_nan + a.n_inf + b.n_nan + b.n_inf > 0;
-}
-
-// Equal bits have equal sums, whoever computed them; the slack is for the digits a writer printed.
-bool contradicts_equal_hash(const Record &a, const Record &b) {
-    auto far = [](double x, double y) { return std::abs(x - y) > 1e-5 * std::max(std::abs(x), std::abs(y)); };
-    return a.sketch != b.sketch || far(a.rms, b.rms) || far(a.l2, b.l2) || far(a.absmax, b.absmax) ||
-           a.n_nan != b.n_nan || a.n_inf != b.n_inf;
-}
+bool has_nonfinite(const Record &a, const Record &b) { return a.n_nan + a.n_inf + b.n_nan + b.n_inf > 0; }
 
 // Index of the largest value: as recorded, else where `top` (by magnitude) shows it.
 std::optional<uint32_t> largest(const Record &record) {
@@ -76,7 +67,9 @@ Relation judge_logits(const Pair &pair) {
 }
 
 Relation judge(const Pair &pair, const Comparison &comparison) {
-    if (same_bits(*pair.a, *pair.b)) return Relation::equal;
+    if (same_bits(*pair.a, *pair.b)) {
+        return statistics_agree(*pair.a, *pair.b) ? Relation::equal : Relation::different;
+    }
     if (comparison.rule == Rule::hashes || pair.a->n_elements != pair.b->n_elements ||
         has_nonfinite(*pair.a, *pair.b)) {
         return Relation::different;
@@ -91,18 +84,10 @@ void count(Comparison &comparison, const Pair &pair) {
     Counts &counts = comparison.counts;
     ++counts.compared;
     switch (pair.relation) {
-    case Relation::equal:
-        ++counts.equal;
-        break;
-    case Relation::within:
-        ++counts.within;
-        break;
-    case Relation::unjudged:
-        ++counts.unjudged;
-        break;
-    case Relation::different:
-        ++counts.different;
-        break;
+    case Relation::equal: ++counts.equal; break;
+    case Relation::within: ++counts.within; break;
+    case Relation::unjudged: ++counts.unjudged; break;
+    case Relation::different: ++counts.different; break;
     }
     if (node_of(pair.key()) == logits_node()) ++comparison.n_logits;
     if (pair.relation == Relation::equal) return;
@@ -121,9 +106,6 @@ void check_pair(Comparison &comparison, const Trace &a, const Trace &b, const Pa
                                             pair.a->line, printable(b.files[pair.b->file], 200).c_str(), pair.b->line,
                                             record_name(pair.key()).c_str(), text));
     };
-    if (same_bits(*pair.a, *pair.b) && contradicts_equal_hash(*pair.a, *pair.b)) {
-        where("equal hashes but different statistics: one of the records is damaged");
-    }
     bool measured = comparison.rule != Rule::hashes && pair.a->n_elements == pair.b->n_elements;
     if (measured && !has_nonfinite(*pair.a, *pair.b) && std::isnan(pair.distance))
         where("the distance is NaN: a sketch holds a value that is not finite");
@@ -139,12 +121,21 @@ bool same_engine(const Trace &a, const Trace &b) {
 
 }  // namespace
 
+bool statistics_agree(const Record &a, const Record &b) {
+    auto near = [](double x, double y, double size) { return std::abs(x - y) <= 1e-5 * size; };
+    auto close = [&](double x, double y) { return near(x, y, std::max(std::abs(x), std::abs(y))); };
+    if (a.n_nan != b.n_nan || a.n_inf != b.n_inf || a.n_zeros != b.n_zeros || a.n_top != b.n_top) return false;
+    for (uint32_t i = 0; i < a.n_top; ++i) {
+        if (a.top[i].index != b.top[i].index || a.top[i].value != b.top[i].value) return false;
+    }
+    return a.sketch == b.sketch && close(a.rms, b.rms) && close(a.l2, b.l2) && close(a.absmax, b.absmax) &&
+           close(a.min, b.min) && close(a.max, b.max) && near(a.mean, b.mean, a.rms);
+}
+
 std::optional<double> allowed_distance(const Comparison &comparison, const Pair &pair) {
     switch (comparison.rule) {
-    case Rule::hashes:
-        break;
-    case Rule::distance:
-        return comparison.max_distance;
+    case Rule::hashes: break;
+    case Rule::distance: return comparison.max_distance;
     case Rule::logits:
         if (node_of(pair.key()) == logits_node()) return kLogitsMaxDistance;
     }

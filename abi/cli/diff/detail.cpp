@@ -90,7 +90,10 @@ std::vector<std::string> hints(const Pair &pair) {
         out.push_back("A has " + count_text(a.n_inf, "infinite values") + ", B has " +
                       count_text(b.n_inf, "infinite values"));
     }
-    if (a.blake3 == b.blake3) return out;
+    if (a.blake3 == b.blake3) {
+        if (!statistics_agree(a, b)) out.push_back("equal hashes but other statistics: one record was altered");
+        return out;
+    }
     if (a.dtype == b.dtype && a.multiset == b.multiset) {
         out.push_back("same values in another order (a permutation)");
         return out;

@@ -115,14 +115,10 @@ std::string join(const std::vector<std::string> &parts, const char *between) {
 
 std::string inputs_text(const Origin &origin) {
     switch (origin.inputs) {
-    case Inputs::equal:
-        return "this operation is wrong: its inputs are equal";
-    case Inputs::token:
-        return "this operation is wrong: its input, the token id, is equal";
-    case Inputs::unrecorded:
-        return "its inputs were not all recorded; everything recorded before it is equal";
-    case Inputs::close:
-        break;
+    case Inputs::equal: return "this operation is wrong: its inputs are equal";
+    case Inputs::token: return "this operation is wrong: its input, the token id, is equal";
+    case Inputs::unrecorded: return "its inputs were not all recorded; everything recorded before it is equal";
+    case Inputs::close: break;
     }
     return "it leaps away from inputs that are close";
 }

@@ -89,6 +89,10 @@ Comparison compare_records(const Trace &a, const Trace &b, const Options &option
 // The distance that was allowed for this record; none when only equal bits would do or nothing was asked of it.
 std::optional<double> allowed_distance(const Comparison &comparison, const Pair &pair);
 
+// Whether two records of equal bits also say the same of them. Equal bits have equal sums, whoever computed them; the slack
+// is for the digits a writer printed.
+bool statistics_agree(const Record &a, const Record &b);
+
 // --- logits --------------------------------------------------------------------------------------------------------
 
 struct LogitsPair {

@@ -9,9 +9,7 @@ namespace bitnet::diff {
 namespace {
 
 // A distance that cannot be measured is the worst there is.
-double comparable(double distance) {
-    return std::isnan(distance) ? HUGE_VAL : distance;
-}
+double comparable(double distance) { return std::isnan(distance) ? HUGE_VAL : distance; }
 
 std::optional<size_t> first_jump(const Growth &growth, double before) {
     for (size_t i = 0; i < growth.layers.size(); ++i) {

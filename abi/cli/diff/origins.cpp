@@ -90,13 +90,10 @@ private:
     }
     Known input(const StageInput &input) const {
         switch (input.from) {
-        case From::here:
-            break;
+        case From::here: break;
         case From::residual:
-        case From::last_layer:
-            return residual_;
-        case From::every_position:
-            return (*cache_)[input.node == value_node() ? kValues : kKeys];
+        case From::last_layer: return residual_;
+        case From::every_position: return (*cache_)[input.node == value_node() ? kValues : kKeys];
         }
         return values_[input.node];
     }

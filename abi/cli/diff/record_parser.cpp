@@ -19,9 +19,7 @@ using simdjson::dom::array;
 using simdjson::dom::element;
 using simdjson::dom::object;
 
-std::string found(element value) {
-    return printable(simdjson::minify(value), 40);
-}
+std::string found(element value) { return printable(simdjson::minify(value), 40); }
 
 [[noreturn]] void bad(std::string_view field, element value, const char *expected) {
     throw LineError(format_text("\"%.*s\": %s found, %s expected", int(field.size()), field.data(),
@@ -193,27 +191,15 @@ RunLine parse_run(object fields) {
     RunLine line;
     for (auto [key, value] : fields) {
         switch (seen.mark(key)) {
-        case 0:
-            line.number = count(key, value);
-            break;
+        case 0: line.number = count(key, value); break;
         case 1:
             if (integer(key, value) != kSchema) bad(key, value, format_text("%d", kSchema).c_str());
             break;
-        case 2:
-            line.run.engine = text(key, value);
-            break;
-        case 3:
-            line.run.engine_version = text(key, value);
-            break;
-        case 4:
-            line.run.model_hash = text_or_empty(key, value);
-            break;
-        case 5:
-            line.run.hyperparameters = text_pairs(key, value);
-            break;
-        case 6:
-            line.run.semantics = text_pairs(key, value);
-            break;
+        case 2: line.run.engine = text(key, value); break;
+        case 3: line.run.engine_version = text(key, value); break;
+        case 4: line.run.model_hash = text_or_empty(key, value); break;
+        case 5: line.run.hyperparameters = text_pairs(key, value); break;
+        case 6: line.run.semantics = text_pairs(key, value); break;
         case 7: {
             std::vector<int32_t> ids;
             token_ids(value, ids);
@@ -238,20 +224,11 @@ StepLine parse_step(object fields) {
     uint64_t n = 0;
     for (auto [key, value] : fields) {
         switch (seen.mark(key)) {
-        case 0:
-            line.run = count(key, value);
-            break;
-        case 1:
-            line.position = int64_t(count(key, value, uint64_t(kMaxPositions - 1)));
-            break;
-        case 2:
-            n = count(key, value, uint64_t(kMaxPositions));
-            break;
-        case 3:
-            line.has_tokens = token_ids(value, line.tokens);
-            break;
-        default:
-            break;
+        case 0: line.run = count(key, value); break;
+        case 1: line.position = int64_t(count(key, value, uint64_t(kMaxPositions - 1))); break;
+        case 2: n = count(key, value, uint64_t(kMaxPositions)); break;
+        case 3: line.has_tokens = token_ids(value, line.tokens); break;
+        default: break;
         }
     }
     seen.check();
@@ -292,21 +269,11 @@ TensorLine parse_tensor(object fields) {
     for (auto [key, value] : fields) {
         if (key == "argmax") r.argmax = uint32_t(count(key, value, std::numeric_limits<uint32_t>::max()));
         switch (seen.mark(key)) {
-        case 0:
-            line.run = count(key, value);
-            break;
-        case 1:
-            r.event = count(key, value);
-            break;
-        case 2:
-            line.position = int64_t(count(key, value, uint64_t(kMaxPositions - 1)));
-            break;
-        case 3:
-            line.layer = integer(key, value);
-            break;
-        case 4:
-            stage_name = text(key, value);
-            break;
+        case 0: line.run = count(key, value); break;
+        case 1: r.event = count(key, value); break;
+        case 2: line.position = int64_t(count(key, value, uint64_t(kMaxPositions - 1))); break;
+        case 3: line.layer = integer(key, value); break;
+        case 4: stage_name = text(key, value); break;
         case 5: {
             std::string_view dtype = text(key, value);
             if (dtype != "F32" && dtype != "F16" && dtype != "BF16" && dtype != "I8" && dtype != "I32") {
@@ -315,50 +282,21 @@ TensorLine parse_tensor(object fields) {
             dtype.copy(r.dtype.data(), r.dtype.size() - 1);
             break;
         }
-        case 6:
-            r.n_elements = count(key, value);
-            break;
-        case 7:
-            hex_bytes(key, value, r.blake3.data(), r.blake3.size());
-            break;
-        case 8:
-            hex_bytes(key, value, reinterpret_cast<uint8_t *>(&r.multiset), sizeof r.multiset);
-            break;
-        case 9:
-            r.rms = size_metric(key, value);
-            break;
-        case 10:
-            r.mean = metric(key, value);
-            break;
-        case 11:
-            r.min = metric(key, value);
-            break;
-        case 12:
-            r.max = metric(key, value);
-            break;
-        case 13:
-            r.absmax = size_metric(key, value);
-            break;
-        case 14:
-            r.l2 = size_metric(key, value);
-            break;
-        case 15:
-            r.n_nan = count(key, value);
-            break;
-        case 16:
-            r.n_inf = count(key, value);
-            break;
-        case 17:
-            r.n_zeros = count(key, value);
-            break;
-        case 18:
-            top_entries(value, r);
-            break;
-        case 19:
-            sketch_floats(value, r.sketch);
-            break;
-        default:
-            break;
+        case 6: r.n_elements = count(key, value); break;
+        case 7: hex_bytes(key, value, r.blake3.data(), r.blake3.size()); break;
+        case 8: hex_bytes(key, value, reinterpret_cast<uint8_t *>(&r.multiset), sizeof r.multiset); break;
+        case 9: r.rms = size_metric(key, value); break;
+        case 10: r.mean = metric(key, value); break;
+        case 11: r.min = metric(key, value); break;
+        case 12: r.max = metric(key, value); break;
+        case 13: r.absmax = size_metric(key, value); break;
+        case 14: r.l2 = size_metric(key, value); break;
+        case 15: r.n_nan = count(key, value); break;
+        case 16: r.n_inf = count(key, value); break;
+        case 17: r.n_zeros = count(key, value); break;
+        case 18: top_entries(value, r); break;
+        case 19: sketch_floats(value, r.sketch); break;
+        default: break;
         }
     }
     seen.check();
@@ -379,12 +317,8 @@ RunEndLine parse_run_end(object fields) {
     RunEndLine line;
     for (auto [key, value] : fields) {
         switch (seen.mark(key)) {
-        case 0:
-            line.run = count(key, value);
-            break;
-        case 1:
-            line.n_records = count(key, value);
-            break;
+        case 0: line.run = count(key, value); break;
+        case 1: line.n_records = count(key, value); break;
         default:
             if (key == "overridden" && value.get(line.overridden)) bad(key, value, "true or false");
         }

@@ -20,9 +20,7 @@ Json number(double value) {
     return value;
 }
 
-Json number(const std::optional<double> &value) {
-    return value ? number(*value) : Json(nullptr);
-}
+Json number(const std::optional<double> &value) { return value ? number(*value) : Json(nullptr); }
 
 Json place(Key key) {
     return {{"run", run_of(key)},
@@ -33,26 +31,19 @@ Json place(Key key) {
 
 const char *rule_name(Rule rule) {
     switch (rule) {
-    case Rule::hashes:
-        return "hashes";
-    case Rule::distance:
-        return "distance";
-    case Rule::logits:
-        break;
+    case Rule::hashes: return "hashes";
+    case Rule::distance: return "distance";
+    case Rule::logits: break;
     }
     return "logits";
 }
 
 const char *inputs_name(Inputs inputs) {
     switch (inputs) {
-    case Inputs::equal:
-        return "equal";
-    case Inputs::unrecorded:
-        return "unrecorded";
-    case Inputs::token:
-        return "token";
-    case Inputs::close:
-        break;
+    case Inputs::equal: return "equal";
+    case Inputs::unrecorded: return "unrecorded";
+    case Inputs::token: return "token";
+    case Inputs::close: break;
     }
     return "close";
 }

@@ -107,15 +107,12 @@ private:
     static std::string why(const Origin &origin) {
         std::string recorded = names(origin.recorded), unrecorded = names(origin.unrecorded);
         switch (origin.inputs) {
-        case Inputs::token:
-            return "its input, the token id, is equal";
-        case Inputs::equal:
-            return "its inputs are equal: " + recorded;
+        case Inputs::token: return "its input, the token id, is equal";
+        case Inputs::equal: return "its inputs are equal: " + recorded;
         case Inputs::close:
             return recorded.empty() ? "no record before it is close to this far apart"
                                     : format_text("over %g times closer: ", kJumpFactor) + recorded;
-        case Inputs::unrecorded:
-            break;
+        case Inputs::unrecorded: break;
         }
         std::string text =
             unrecorded.empty() ? "an earlier input was not recorded" : "not recorded on both sides: " + unrecorded;

@@ -10,26 +10,14 @@ namespace bitnet::diff {
 namespace {
 
 // Four nodes a stage: its accumulators come before the value, its scale and then its codes after it.
-constexpr Node acc_of(int stage) {
-    return Node((stage - 1) * 4);
-}
-constexpr Node value_of(int stage) {
-    return Node((stage - 1) * 4 + 1);
-}
-constexpr Node scale_of(int stage) {
-    return Node((stage - 1) * 4 + 2);
-}
-constexpr Node codes_of(int stage) {
-    return Node((stage - 1) * 4 + 3);
-}
+constexpr Node acc_of(int stage) { return Node((stage - 1) * 4); }
+constexpr Node value_of(int stage) { return Node((stage - 1) * 4 + 1); }
+constexpr Node scale_of(int stage) { return Node((stage - 1) * 4 + 2); }
+constexpr Node codes_of(int stage) { return Node((stage - 1) * 4 + 3); }
 static_assert(codes_of(BITNET_STAGE_COUNT) < kNodeLimit, "a node must fit its bits of a key");
 
-constexpr StageInput here(Node node) {
-    return {node, From::here};
-}
-constexpr StageInput everywhere(Node node) {
-    return {node, From::every_position};
-}
+constexpr StageInput here(Node node) { return {node, From::here}; }
+constexpr StageInput everywhere(Node node) { return {node, From::every_position}; }
 constexpr StageInput kResidual = {value_of(BITNET_STAGE_LAYER_OUT), From::residual};
 constexpr StageInput kLastLayer = {value_of(BITNET_STAGE_LAYER_OUT), From::last_layer};
 
@@ -126,9 +114,7 @@ struct SemanticsKey {
     uint32_t classes;  // bit per StageClass
     std::string_view stages[4];
 };
-constexpr uint32_t bit(StageClass c) {
-    return 1u << int(c);
-}
+constexpr uint32_t bit(StageClass c) { return 1u << int(c); }
 constexpr uint32_t kLinearClasses = bit(linear) | bit(accumulator) | bit(codes) | bit(scale);
 constexpr SemanticsKey kSemanticsKeys[] = {
     {"activation", bit(activation), {}},
@@ -155,9 +141,7 @@ static_assert(kMaxLayers < int(kAfterLayers));
 
 }  // namespace
 
-std::span<const Stage> stages() {
-    return kStages;
-}
+std::span<const Stage> stages() { return kStages; }
 
 const Stage *find_stage(std::string_view name) {
     for (const Stage &stage : kStages) {
@@ -175,15 +159,9 @@ const Stage *find_stage(int node) {
     return node >= 0 && node < kNodeLimit ? table[size_t(node)] : nullptr;
 }
 
-Node embeddings_node() {
-    return value_of(BITNET_STAGE_EMBEDDINGS);
-}
-Node layer_out_node() {
-    return value_of(BITNET_STAGE_LAYER_OUT);
-}
-Node logits_node() {
-    return value_of(BITNET_STAGE_LOGITS);
-}
+Node embeddings_node() { return value_of(BITNET_STAGE_EMBEDDINGS); }
+Node layer_out_node() { return value_of(BITNET_STAGE_LAYER_OUT); }
+Node logits_node() { return value_of(BITNET_STAGE_LOGITS); }
 
 bool semantics_key_affects(std::string_view key, const Stage &stage) {
     for (const SemanticsKey &known : kSemanticsKeys) {
@@ -202,21 +180,13 @@ Key make_key(int run, int64_t position, int layer, const Stage &stage) {
     return uint64_t(run) << kRunShift | uint64_t(position) << kPositionShift | slot << kLayerShift | stage.node;
 }
 
-int run_of(Key key) {
-    return int(key >> kRunShift);
-}
-int position_of(Key key) {
-    return int(key >> kPositionShift & uint64_t(kMaxPositions - 1));
-}
+int run_of(Key key) { return int(key >> kRunShift); }
+int position_of(Key key) { return int(key >> kPositionShift & uint64_t(kMaxPositions - 1)); }
 int layer_of(Key key) {
     uint64_t slot = key >> kLayerShift & kLayerMask;
     return slot == kAfterLayers ? -1 : int(slot) - 1;
 }
-Node node_of(Key key) {
-    return Node(key & uint64_t(kNodeLimit - 1));
-}
-Key next_position(Key key) {
-    return ((key >> kPositionShift) + 1) << kPositionShift;
-}
+Node node_of(Key key) { return Node(key & uint64_t(kNodeLimit - 1)); }
+Key next_position(Key key) { return ((key >> kPositionShift) + 1) << kPositionShift; }
 
 }  // namespace bitnet::diff

@@ -44,9 +44,7 @@ std::string printable(std::string_view text, size_t max_bytes) {
     return out;
 }
 
-std::string short_number(double value) {
-    return format_text("%.2g", value);
-}
+std::string short_number(double value) { return format_text("%.2g", value); }
 
 std::string rounded_up(double value) {
     if (!std::isfinite(value) || value <= 0) return short_number(value);
@@ -56,9 +54,7 @@ std::string rounded_up(double value) {
     return text;
 }
 
-std::string full_number(double value) {
-    return format_text("%.9g", value);
-}
+std::string full_number(double value) { return format_text("%.9g", value); }
 
 std::string place_name(Key key, bool several_runs) {
     std::string text = several_runs ? format_text("run %d, ", run_of(key)) : "";

@@ -36,9 +36,7 @@ Output run(std::vector<std::string> arguments) {
     return output;
 }
 
-bool contains(const std::string &text, const std::string &part) {
-    return text.find(part) != std::string::npos;
-}
+bool contains(const std::string &text, const std::string &part) { return text.find(part) != std::string::npos; }
 
 class Command : public testing::Test {
 protected:

@@ -13,13 +13,9 @@ namespace {
 
 using namespace diff;
 
-std::string first_problem(const Trace &trace) {
-    return trace.problems.empty() ? "" : trace.problems.lines()[0];
-}
+std::string first_problem(const Trace &trace) { return trace.problems.empty() ? "" : trace.problems.lines()[0]; }
 
-bool contains(const std::string &text, const std::string &part) {
-    return text.find(part) != std::string::npos;
-}
+bool contains(const std::string &text, const std::string &part) { return text.find(part) != std::string::npos; }
 
 // The trace read from the sample's lines after `change`.
 Trace read_changed(const std::function<void(std::vector<std::string> &)> &change) {
