@@ -24,8 +24,10 @@ public:
         start([](const void *b, int thread, int n) { (*static_cast<const Body *>(b))(thread, n); }, &body);
     }
 
-    // Runs body(thread, begin, end) on consecutive parts of [0, n), cut at multiples of `grain`.
+    // Runs body(thread, begin, end) on consecutive parts of [0, n), cut at multiples of `grain`; on the caller alone when
+    // there is only one.
     template <class Body> void split(int n, int grain, const Body &body) {
+        if (n <= grain) return body(0, 0, n);
         run([&](int thread, int n_threads) {
             const int64_t blocks = (n + grain - 1) / grain;
             const int begin = int(blocks * thread / n_threads) * grain;

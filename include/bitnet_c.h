@@ -28,7 +28,8 @@
  *  - Status: 0 is success, negative is failure; bitnet_last_error() then holds one line for this thread.
  *    Nothing here prints, exits, aborts, throws or changes errno on purpose.
  *  - Threads: a `const bitnet_model_t *` may be used by many threads at once. A `bitnet_ctx_t *` by one thread
- *    at a time (it may move between threads); a second entry while one runs returns BITNET_E_BUSY.
+ *    at a time (it may move between threads); a second entry while one runs returns BITNET_E_BUSY. After fork() the
+ *    child must not use a context of its parent: its threads are not there.
  *  - Structs that begin with `struct_size`: set it to sizeof; zero in any other field means its default; a NULL
  *    struct pointer means all defaults. A larger struct of a newer header is accepted when its tail is zero.
  *  - Buffers `(T *out, size_t *n)`: *n is the capacity going in and always the full need coming out. Too small:
