@@ -2,6 +2,7 @@
 
 #include <cpuinfo.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <array>
 #include <thread>
@@ -11,12 +12,29 @@
 namespace bitnet {
 
 #if defined(__x86_64__)
+struct Features {
+    bool avx2, avx512vnni;
+};
+
+static Features from_cpuinfo() {
+    const bool avx2 = cpuinfo_has_x86_avx2() && cpuinfo_has_x86_f16c();
+    return {avx2, avx2 && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() && cpuinfo_has_x86_avx512dq() &&
+                      cpuinfo_has_x86_avx512vl() && cpuinfo_has_x86_avx512vnni()};
+}
+
+// Where /proc is not mounted cpuinfo fails, and prints that it does; the compiler's own detection asks the CPU alone.
+static Features from_compiler() {
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    return {avx2, avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512vnni")};
+}
+
 static std::array<Isa, 3> detect() {
-    const bool known = cpuinfo_initialize();
-    const bool avx2 = known && cpuinfo_has_x86_avx2() && cpuinfo_has_x86_f16c();
-    const bool avx512vnni = avx2 && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() &&
-                            cpuinfo_has_x86_avx512dq() && cpuinfo_has_x86_avx512vl() && cpuinfo_has_x86_avx512vnni();
-    return {{{&scalar::kernels, true}, {&avx2::kernels, avx2}, {&avx512vnni::kernels, avx512vnni}}};
+    const bool readable = access("/proc/cpuinfo", R_OK) == 0;
+    const Features cpu = readable && cpuinfo_initialize() ? from_cpuinfo() : from_compiler();
+    return {{{&scalar::kernels, true}, {&avx2::kernels, cpu.avx2}, {&avx512vnni::kernels, cpu.avx512vnni}}};
 }
 #else
 static std::array<Isa, 1> detect() { return {{{&scalar::kernels, true}}}; }
