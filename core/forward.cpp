@@ -381,13 +381,6 @@ void validate(const State &s, const EvalRequest &request) {
                  s.model->hp.n_vocab - 1);
 }
 
-void forward_layer(State &s, int layer, int first_position, int n_rows) {
-    const Rows rows = {n_rows, 0, first_position};
-    prepare_rope(s, rows);
-    attention_block(s, rows, layer);
-    ffn_block(s, rows, layer);
-}
-
 void eval(State &s, const EvalRequest &request) {
     validate(s, request);
     const int n = int(request.n);

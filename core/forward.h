@@ -26,8 +26,4 @@ void validate(const State &state, const EvalRequest &request);
 // cancelled; the position and everything before it are then as they were.
 void eval(State &state, const EvalRequest &request);
 
-// One layer on `n_rows` rows whose residual stream is in state.h, at positions first_position and up (for tests and
-// replay; eval calls the same function).
-void forward_layer(State &state, int layer, int first_position, int n_rows);
-
 }  // namespace bitnet

@@ -8,17 +8,7 @@
 namespace bitnet_test {
 namespace {
 
-class Extensions : public testing::Test {
-protected:
-    const Model model_ = load();
-    Recorder recorder_;  // outlives the context that reports to it
-    const Context ctx_ = context(model_.get());
-    bitnet_ctx_t *ctx() { return ctx_.get(); }
-    void attach(const char *selection = "") {
-        ASSERT_OK(bitnet_trace_set_sink(ctx(), &recorder_.table, &recorder_));
-        ASSERT_OK(bitnet_trace_select(ctx(), selection));
-    }
-};
+class Extensions : public Traced {};
 
 TEST_F(Extensions, ServicesAnswerForTheEventUnderWayOnly) {
     const bitnet_ext_hash_t *hash = nullptr;

@@ -1,4 +1,4 @@
-// What a complete trace of the small model holds.
+// What a complete trace of the small model holds, and a context that records one.
 #pragma once
 
 #include <bitnet_c.h>
@@ -61,5 +61,18 @@ inline std::vector<Expected> block_stages(uint64_t n_kv) {
         {BITNET_STAGE_LAYER_OUT, "layer_out", embd},
     };
 }
+
+// A context of the small model whose events are recorded.
+class Traced : public testing::Test {
+protected:
+    const Model model_ = load();
+    Recorder recorder_;  // outlives the context that reports to it
+    const Context ctx_ = context(model_.get());
+    bitnet_ctx_t *ctx() { return ctx_.get(); }
+    void attach(const char *selection = "") {
+        ASSERT_OK(bitnet_trace_set_sink(ctx(), &recorder_.table, &recorder_));
+        ASSERT_OK(bitnet_trace_select(ctx(), selection));
+    }
+};
 
 }  // namespace bitnet_test

@@ -14,16 +14,8 @@ std::string name_of(int32_t position, int32_t layer, const std::string &stage) {
     return name;
 }
 
-class Trace : public testing::Test {
+class Trace : public Traced {
 protected:
-    const Model model_ = load();
-    Recorder recorder_;  // outlives the context that reports to it
-    const Context ctx_ = context(model_.get());
-    bitnet_ctx_t *ctx() { return ctx_.get(); }
-    void attach(const char *selection = "") {
-        ASSERT_OK(bitnet_trace_set_sink(ctx(), &recorder_.table, &recorder_));
-        ASSERT_OK(bitnet_trace_select(ctx(), selection));
-    }
     std::set<std::string> traced(const char *selection, int n = 3) {
         attach(selection);
         recorder_.seen.clear();
