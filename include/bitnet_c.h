@@ -172,7 +172,7 @@ BITNET_API const char *bitnet_model_path(const bitnet_model_t *model);
 BITNET_API const char *bitnet_model_isa(const bitnet_model_t *model);
 /* Every switch as run, "activation=relu2,eps=1e-05,...", in the syntax of bitnet_load_params.semantics. */
 BITNET_API const char *bitnet_model_semantics(const bitnet_model_t *model);
-/* BLAKE3 of the whole file as 64 hex digits. Computed at the first call (about 0.4 s per GB), then kept. */
+/* BLAKE3 of the whole file as 64 hex digits. Computed at the first call (about 0.3 s per GB from the page cache), then kept. */
 BITNET_API bitnet_status_t bitnet_model_hash(const bitnet_model_t *model, char *out, size_t *n);
 
 /* Things a user should see about this file, one line each: what was assumed, what is unusual. */
