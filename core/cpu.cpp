@@ -1,8 +1,13 @@
 #include "core/cpu.h"
 
-#include <cpuinfo.h>
 #include <sched.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <cpuinfo.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #include <array>
 #include <thread>
@@ -13,28 +18,49 @@ namespace bitnet {
 
 #if defined(__x86_64__)
 struct Features {
-    bool avx2, avx512vnni;
+    bool avx2, avxvnni, avx512vnni;
 };
+
+// Asked of the CPU itself: Debian's cpuinfo and GCC 12's list do not both know AVX-VNNI. What the system must save for
+// it is what AVX2 needs.
+static bool has_avxvnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+           (a & (1u << 4));
+}
 
 static Features from_cpuinfo() {
     const bool avx2 = cpuinfo_has_x86_avx2() && cpuinfo_has_x86_f16c();
-    return {avx2, avx2 && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() && cpuinfo_has_x86_avx512dq() &&
-                      cpuinfo_has_x86_avx512vl() && cpuinfo_has_x86_avx512vnni()};
+    return {avx2, avx2 && has_avxvnni(),
+            avx2 && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() && cpuinfo_has_x86_avx512dq() &&
+                cpuinfo_has_x86_avx512vl() && cpuinfo_has_x86_avx512vnni()};
 }
 
 // Where /proc is not mounted cpuinfo fails, and prints that it does; the compiler's own detection asks the CPU alone.
 static Features from_compiler() {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-    return {avx2, avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512vnni")};
+    return {avx2, avx2 && has_avxvnni(),
+            avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                __builtin_cpu_supports("avx512vnni")};
 }
 
-static std::array<Isa, 3> detect() {
+// Every x86-64 has SSE2.
+static std::array<Isa, 5> detect() {
     const bool readable = access("/proc/cpuinfo", R_OK) == 0;
     const Features cpu = readable && cpuinfo_initialize() ? from_cpuinfo() : from_compiler();
-    return {{{&scalar::kernels, true}, {&avx2::kernels, cpu.avx2}, {&avx512vnni::kernels, cpu.avx512vnni}}};
+    return {{{&scalar::kernels, true},
+             {&sse2::kernels, true},
+             {&avx2::kernels, cpu.avx2},
+             {&avxvnni::kernels, cpu.avxvnni},
+             {&avx512vnni::kernels, cpu.avx512vnni}}};
+}
+#elif defined(__aarch64__)
+// Every AArch64 has NEON. What else there is the kernel says in the auxiliary vector, without a file of /proc or /sys.
+static std::array<Isa, 3> detect() {
+    const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+    return {{{&scalar::kernels, true}, {&neon::kernels, true}, {&neon_dotprod::kernels, dotprod}}};
 }
 #else
 static std::array<Isa, 1> detect() { return {{{&scalar::kernels, true}}}; }

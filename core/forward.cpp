@@ -15,28 +15,66 @@
 namespace bitnet {
 namespace {
 
-void norm(State &s, const Rows &rows, const float *x, const float *w, int n, float *y) {
-    s.pool.split(rows.n, 1, [&](int, int begin, int end) {
-        for (int r = begin; r < end; ++r)
-            rms_norm(s.kernels, x + size_t(r) * size_t(n), w, n, s.model->semantics.rms_eps, y + size_t(r) * size_t(n));
-    });
+// ---- rows -------------------------------------------------------------------------------------------------------
+
+// One link of a chain: run(r) for each row, then show().
+template <class Run, class Show> struct Step {
+    Run run;
+    Show show;
+};
+template <class Run, class Show> Step(Run, Show) -> Step<Run, Show>;
+
+bool any_wanted(const State &s, const Rows &rows, int layer, std::initializer_list<int> stages) {
+    return std::any_of(stages.begin(), stages.end(), [&](int stage) { return wanted(s, rows, stage, layer); });
 }
 
-// Codes of the rows in s.normed, shared by every linear that reads them.
-void quantize(State &s, const Rows &rows, int stage, int layer, int n) {
+// A chain of operations on rows, whose stages are `stages`. While nobody looks at them a row goes through the whole
+// chain while it is in the cache; otherwise each step is done for all rows and shown before the next.
+template <class... Steps>
+void each_row(State &s, const Rows &rows, int layer, std::initializer_list<int> stages, const Steps &...steps) {
+    const auto on_all_rows = [&](const auto &body) {
+        s.pool.split(rows.n, 1, [&](int, int begin, int end) {
+            for (int r = begin; r < end; ++r) body(r);
+        });
+    };
+    if (!any_wanted(s, rows, layer, stages)) return on_all_rows([&](int r) { (steps.run(r), ...); });
+    ((on_all_rows(steps.run), steps.show()), ...);
+}
+
+void norm_row(const State &s, const float *x, const float *w, int n, float *y, int r) {
+    rms_norm(s.kernels, x + size_t(r) * size_t(n), w, n, s.model->semantics.rms_eps, y + size_t(r) * size_t(n));
+}
+
+// A norm that may be missing: then the row is only copied.
+void sub_norm_row(const State &s, const float *x, const float *w, int n, float *y, int r) {
+    if (w) return norm_row(s, x, w, n, y, r);
+    std::memcpy(y + size_t(r) * size_t(n), x + size_t(r) * size_t(n), size_t(n) * sizeof(float));
+}
+
+// Codes of a row in s.normed, shared by every linear that reads it.
+void quantize(State &s, int n, int r) {
     if (s.model->semantics.activation_quant == ActivationQuant::none) return;
-    s.pool.split(rows.n, 1, [&](int, int begin, int end) {
-        for (int r = begin; r < end; ++r) {
-            const size_t at = size_t(r) * size_t(n);
-            s.code_scale.data()[r] =
-                quantize_row(s.kernels, s.normed.data() + at, n, s.codes.data() + at, s.code_sum.data()[r]);
-        }
-    });
+    const size_t at = size_t(r) * size_t(n);
+    s.code_scale.data()[r] =
+        quantize_row(s.kernels, s.normed.data() + at, n, s.codes.data() + at, s.code_sum.data()[r]);
+}
+
+void show_codes(State &s, const Rows &rows, int stage, int layer, int n) {
+    if (s.model->semantics.activation_quant == ActivationQuant::none) return;
     if (wanted(s, rows, stage | BITNET_STAGE_CODES, layer))
         emit(s, rows, stage | BITNET_STAGE_CODES, layer, BITNET_DTYPE_I8, s.codes.data(), n, 0, s.kernels.isa);
     if (wanted(s, rows, stage | BITNET_STAGE_SCALE, layer))
         emit(s, rows, stage | BITNET_STAGE_SCALE, layer, BITNET_DTYPE_F32, s.code_scale.data(), 1, 0, s.kernels.isa);
 }
+
+void add_residual(State &s, int r) {
+    const size_t n = size_t(s.model->hp.n_embd);
+    float *h = s.h.data() + size_t(r) * n;
+    const float *branch = s.branch.data() + size_t(r) * n;
+    for (size_t i = 0; i < n; ++i) h[i] = h[i] + branch[i];
+}
+
+// ---- linears ----------------------------------------------------------------------------------------------------
 
 struct Projection {
     const TernaryMatrix &w;
@@ -45,25 +83,34 @@ struct Projection {
     int heads;  // shape it is shown in; 0: flat
 };
 
-// Output rows a thread takes at a time, so that they are scaled while they are in its cache.
-constexpr int linear_block = 64;
+// Output rows a thread takes at a time when there are several tokens: what the kernel unpacks at once, scaled while it
+// is in the cache. A single token streams through all of a thread's rows instead.
+constexpr int linear_block = ternary_batch_rows;
+
+// Up to so many tokens, reading the rows of a block once a token costs less than unpacking them.
+constexpr int few_tokens = 3;
 
 // Accumulators of output rows [begin, end), int32, in the memory of p.out.
 void accumulate(State &s, const Rows &rows, const Projection &p, int thread, int begin, int end) {
-    const int n_in = p.w.n_in;
+    const int n_in = p.w.n_in, n_rows = end - begin;
     const uint8_t *codes = p.w.codes + size_t(begin) * (size_t(n_in) / 4);
     int32_t *acc = reinterpret_cast<int32_t *>(p.out) + begin;
-    if (rows.n == 1) return s.kernels.ternary_rows(codes, end - begin, n_in, s.codes.data(), s.code_sum.data()[0], acc);
+    const int8_t *x = s.codes.data();
+    const int32_t *x_sums = s.code_sum.data();
     uint8_t *scratch = s.unpacked.data() + size_t(thread) * (s.unpacked.size() / size_t(s.config.n_threads));
-    s.kernels.ternary_batch(codes, end - begin, n_in, s.codes.data(), size_t(n_in), s.code_sum.data(), rows.n, acc,
-                            size_t(p.w.n_out), scratch);
+    if (rows.n > few_tokens)
+        return s.kernels.ternary_batch(codes, n_rows, n_in, x, size_t(n_in), x_sums, rows.n, acc, size_t(p.w.n_out),
+                                       scratch);
+    for (int t = 0; t < rows.n; ++t)
+        s.kernels.ternary_rows(codes, n_rows, n_in, x + size_t(t) * size_t(n_in), x_sums[t],
+                               acc + size_t(t) * size_t(p.w.n_out), scratch);
 }
 
 void scale(State &s, const Rows &rows, const Projection &p, int begin, int end) {
     for (int r = 0; r < rows.n; ++r) {
         float *out = p.out + size_t(r) * size_t(p.w.n_out) + begin;
-        scale_accumulators(reinterpret_cast<const int32_t *>(out), end - begin, s.code_scale.data()[r], p.w.scale,
-                           s.model->semantics.weight_scale, out);
+        scale_accumulators(s.kernels, reinterpret_cast<const int32_t *>(out), end - begin, s.code_scale.data()[r],
+                           p.w.scale, s.model->semantics.weight_scale, out);
     }
 }
 
@@ -83,11 +130,13 @@ void linear(State &s, const Rows &rows, int layer, std::initializer_list<Project
     const auto each_block = [&](const auto &work) {
         s.pool.run([&](int thread, int n_threads) {
             for (const Projection &p : projections) {
-                const int64_t blocks = (p.w.n_out + 3) / 4;  // parts begin at multiples of the kernels' 4 rows
-                const int first = int(blocks * thread / n_threads) * 4;
-                const int last = std::min(int(blocks * (thread + 1) / n_threads) * 4, p.w.n_out);
-                for (int begin = first; begin < last; begin += linear_block)
-                    work(p, thread, begin, std::min(begin + linear_block, last));
+                const int grain = rows.n == 1 ? 4 : 16;  // the kernels like whole multiples of it
+                const int64_t blocks = (p.w.n_out + grain - 1) / grain;
+                const int first = int(blocks * thread / n_threads) * grain;
+                const int last = std::min(int(blocks * (thread + 1) / n_threads) * grain, p.w.n_out);
+                const int step = rows.n == 1 ? std::max(last - first, 1) : linear_block;
+                for (int begin = first; begin < last; begin += step)
+                    work(p, thread, begin, std::min(begin + step, last));
             }
         });
     };
@@ -113,151 +162,234 @@ void linear(State &s, const Rows &rows, int layer, std::initializer_list<Project
                  quantised ? s.kernels.ternary_name : "ternary.float");
 }
 
-void add_residual(State &s, const Rows &rows) {
-    const int n = rows.n * s.model->hp.n_embd;
-    float *h = s.h.data();
-    const float *branch = s.branch.data();
-    for (int i = 0; i < n; ++i) h[i] = h[i] + branch[i];
-}
-
 // ---- attention --------------------------------------------------------------------------------------------------
 
-void rotate(State &s, const Rows &rows) {
+void rotate(State &s, int r) {
     const Hyperparameters &hp = s.model->hp;
-    for (int r = 0; r < rows.n; ++r) {
-        const float *cosine = s.rope_cos.data() + size_t(r) * size_t(hp.n_rot / 2);
-        const float *sine = s.rope_sin.data() + size_t(r) * size_t(hp.n_rot / 2);
-        const RopeOrder order = s.model->semantics.rope_order;
-        rope(s.q.data() + size_t(r) * size_t(hp.n_q()), hp.n_head, hp.head_dim, hp.n_rot, order, cosine, sine);
-        rope(s.k.data() + size_t(r) * size_t(hp.n_kv()), hp.n_head_kv, hp.head_dim, hp.n_rot, order, cosine, sine);
+    const RopeOrder order = s.model->semantics.rope_order;
+    const float *cosine = s.rope_cos.data() + size_t(r) * size_t(hp.n_rot / 2);
+    const float *sine = s.rope_sin.data() + size_t(r) * size_t(hp.n_rot / 2);
+    rope(s.q.data() + size_t(r) * size_t(hp.n_q()), hp.n_head, hp.head_dim, hp.n_rot, order, cosine, sine);
+    rope(s.k.data() + size_t(r) * size_t(hp.n_kv()), hp.n_head_kv, hp.head_dim, hp.n_rot, order, cosine, sine);
+}
+
+void store(State &s, size_t element, const float *x) {
+    if (s.config.kv == KvType::f32)
+        std::memcpy(s.kv<float>() + element, x, size_t(s.model->hp.head_dim) * sizeof(float));
+    else
+        to_half(x, s.model->hp.head_dim, s.kv<uint16_t>() + element);
+}
+
+// Row r's keys and values, each rounded to the cache's type, at its position.
+void append_kv(State &s, const Rows &rows, int layer, int r) {
+    const Hyperparameters &hp = s.model->hp;
+    const int position = rows.first_position + r, block = position / kv_block;
+    const size_t d = size_t(hp.head_dim), in_block = size_t(position % kv_block) * d;
+    for (int head = 0; head < hp.n_head_kv; ++head) {
+        const size_t from = size_t(r) * size_t(hp.n_kv()) + size_t(head) * d;
+        store(s, s.kv_at(layer, Kv::key, head, block) + in_block, s.k.data() + from);
+        store(s, s.kv_at(layer, Kv::value, head, block) + in_block, s.v.data() + from);
     }
 }
 
-void store(State &s, void *cache, size_t element, const float *x) {
-    if (s.config.kv == KvType::f32)
-        std::memcpy(static_cast<float *>(cache) + element, x, size_t(s.model->hp.head_dim) * sizeof(float));
-    else
-        to_half(x, s.model->hp.head_dim, static_cast<uint16_t *>(cache) + element);
-}
-
-void append_kv(State &s, const Rows &rows, int layer) {
-    const Hyperparameters &hp = s.model->hp;
-    const KvLayer kv = s.kv_layer(layer);
-    for (int r = 0; r < rows.n; ++r)
-        for (int g = 0; g < hp.n_head_kv; ++g) {
-            const size_t from = (size_t(r) * size_t(hp.n_head_kv) + size_t(g)) * size_t(hp.head_dim);
-            const size_t to =
-                (size_t(g) * size_t(s.config.n_ctx) + size_t(rows.first_position + r)) * size_t(hp.head_dim);
-            store(s, kv.k, to, s.k.data() + from);
-            store(s, kv.v, to, s.v.data() + from);
-        }
-}
-
-// Where query head `head` of row `row` reads: n_kv positions of its group's keys and values.
-struct HeadView {
-    const float *q;
-    float *out;
-    size_t cache;  // element of (group, position 0)
-    int n_kv;
+// Queries that share a key/value head, each with a row of scores: scores[j * stride + position].
+struct Queries {
+    const float *q;  // (n, head_dim)
+    float *out;      // (n, head_dim)
+    int n;
+    int group;  // key/value head
+    float *scores;
+    size_t stride;
 };
 
-HeadView head_view(State &s, const Rows &rows, int row, int head) {
-    const Hyperparameters &hp = s.model->hp;
-    const size_t at = (size_t(row) * size_t(hp.n_head) + size_t(head)) * size_t(hp.head_dim);
-    const int group = head / (hp.n_head / hp.n_head_kv);
-    return {s.q.data() + at, s.attended.data() + at, size_t(group) * size_t(s.config.n_ctx) * size_t(hp.head_dim),
-            rows.first_position + row + 1};
+// Positions [begin, end), all of one block of the cache.
+struct Positions {
+    int begin, end;
+    int block() const { return begin / kv_block; }
+    int first() const { return begin % kv_block; }
+};
+
+// each(positions) for [begin, end), block by block.
+template <class Each> void each_block_of(int begin, int end, const Each &each) {
+    for (int p = begin; p < end;) {
+        const int next = std::min((p / kv_block + 1) * kv_block, end);
+        each(Positions{p, next});
+        p = next;
+    }
 }
 
-void score(State &s, const HeadView &head, const KvLayer &kv, float *scores) {
-    const int d = s.model->hp.head_dim;
+void score(State &s, int layer, const Queries &qs, Positions ps) {
+    const size_t d = size_t(s.model->hp.head_dim),
+                 at = s.kv_at(layer, Kv::key, qs.group, ps.block()) + size_t(ps.first()) * d;
+    const int n = ps.end - ps.begin;
+    float *scores = qs.scores + ps.begin;
     if (s.config.kv == KvType::f32)
-        s.kernels.dot_rows_f32(static_cast<const float *>(kv.k) + head.cache, size_t(d), head.n_kv, d, head.q, scores);
+        s.kernels.dot_rows_f32(s.kv<float>() + at, d, n, int(d), qs.q, d, qs.n, scores, qs.stride);
     else
-        s.kernels.dot_rows_f16(static_cast<const uint16_t *>(kv.k) + head.cache, size_t(d), head.n_kv, d, head.q,
-                               scores);
+        s.kernels.dot_rows_f16(s.kv<uint16_t>() + at, d, n, int(d), qs.q, d, qs.n, scores, qs.stride);
     const float scale = float(1.0 / std::sqrt(double(d)));
-    for (int i = 0; i < head.n_kv; ++i) scores[i] = scores[i] * scale;
+    for (int j = 0; j < qs.n; ++j)
+        for (int i = 0; i < n; ++i) scores[size_t(j) * qs.stride + size_t(i)] *= scale;
 }
 
-void mix(State &s, const HeadView &head, const KvLayer &kv, const float *weights) {
-    const int d = s.model->hp.head_dim;
+// Adds positions to dimensions [first, last) of the outputs, which hold the sum over all positions before.
+void mix(State &s, int layer, const Queries &qs, Positions ps, int first, int last) {
+    const size_t d = size_t(s.model->hp.head_dim);
+    const size_t at = s.kv_at(layer, Kv::value, qs.group, ps.block()) + size_t(ps.first()) * d + size_t(first);
+    const int n = ps.end - ps.begin;
+    const float *weights = qs.scores + ps.begin;
+    if (ps.begin == 0)
+        for (int j = 0; j < qs.n; ++j) std::fill_n(qs.out + size_t(j) * d + size_t(first), last - first, 0.0f);
     if (s.config.kv == KvType::f32)
-        s.kernels.mix_rows_f32(static_cast<const float *>(kv.v) + head.cache, size_t(d), head.n_kv, d, weights,
-                               head.out);
+        s.kernels.mix_rows_f32(s.kv<float>() + at, d, n, last - first, weights, qs.stride, qs.n, qs.out + first, d);
     else
-        s.kernels.mix_rows_f16(static_cast<const uint16_t *>(kv.v) + head.cache, size_t(d), head.n_kv, d, weights,
-                               head.out);
+        s.kernels.mix_rows_f16(s.kv<uint16_t>() + at, d, n, last - first, weights, qs.stride, qs.n, qs.out + first, d);
 }
 
-// The same, one row at a time, with all heads' weights side by side so that they can be shown (and replaced).
-void attend_shown(State &s, const Rows &rows, int layer, const KvLayer &kv) {
-    const int n_head = s.model->hp.n_head;
-    if (s.traced_scores.size() == 0) s.traced_scores = Buffer<float>(size_t(n_head) * size_t(s.config.n_ctx));
-    for (int r = 0; r < rows.n; ++r) {
-        const Rows row = {1, rows.first_row + r, rows.first_position + r};
-        const int n_kv = row.first_position + 1;
-        const auto weights = [&](int head) { return s.traced_scores.data() + size_t(head) * size_t(n_kv); };
-        const auto each_head = [&](const auto &work) {
-            s.pool.split(n_head, 1, [&](int, int begin, int end) {
-                for (int head = begin; head < end; ++head) work(head_view(s, rows, r, head), weights(head));
-            });
-        };
-        each_head([&](const HeadView &head, float *w) { score(s, head, kv, w); });
-        show(s, row, BITNET_STAGE_ATTN_SCORES, layer, weights(0), n_head * n_kv, n_head);
-        each_head([&](const HeadView &head, float *w) { softmax(w, head.n_kv); });
-        show(s, row, BITNET_STAGE_ATTN_SCORES_SOFTMAX, layer, weights(0), n_head * n_kv, n_head);
-        each_head([&](const HeadView &head, float *w) { mix(s, head, kv, w); });
+// The query heads of row `row` that share key/value head `group`.
+Queries queries_of(State &s, int row, int group, float *scores, size_t stride) {
+    const Hyperparameters &hp = s.model->hp;
+    const int n = hp.n_head / hp.n_head_kv;
+    const size_t at = (size_t(row) * size_t(hp.n_head) + size_t(group * n)) * size_t(hp.head_dim);
+    return {s.q.data() + at, s.attended.data() + at, n, group, scores + size_t(group * n) * stride, stride};
+}
+
+// Asks for the beginning of the block of the cache after `ps`: the kernels' own prefetch ends where a block does.
+void prefetch_next(State &s, int layer, Kv which, int head, Positions ps, int end) {
+    constexpr size_t ahead = 8192;
+    if (ps.end >= end) return;
+    const char *next = s.kv<char>() + s.kv_at(layer, which, head, ps.block() + 1) * s.kv_element_bytes();
+    for (size_t at = 0; at < ahead; at += 64) __builtin_prefetch(next + at, 0, 2);
+}
+
+// One row, in three steps whose parts are equal: keys by position, softmax by head, values by dimension. Each key and
+// value is read once, by one thread, in the order in which they lie in memory.
+template <class AfterScores, class AfterSoftmax>
+void attend_row(State &s, int row, int position, int layer, const AfterScores &after_scores,
+                const AfterSoftmax &after_softmax) {
+    const Hyperparameters &hp = s.model->hp;
+    const int n_kv = position + 1;
+    float *scores = s.scores.data();  // (n_head, n_kv)
+    s.pool.split(n_kv, kv_block, [&](int, int begin, int end) {
+        each_block_of(begin, end, [&](Positions ps) {
+            prefetch_next(s, layer, Kv::key, 0, ps, end);
+            for (int g = 0; g < hp.n_head_kv; ++g) score(s, layer, queries_of(s, row, g, scores, size_t(n_kv)), ps);
+        });
+    });
+    after_scores();
+    const bool alone = n_kv <= kv_block;  // too little to share
+    s.pool.split(hp.n_head, alone ? hp.n_head : 1, [&](int, int begin, int end) {
+        for (int head = begin; head < end; ++head) s.kernels.softmax(scores + size_t(head) * size_t(n_kv), n_kv);
+    });
+    after_softmax();
+    // Each thread some heads, and of those at its edges some dimensions: 16 of them are a cache line of f32.
+    const int per_head = (hp.head_dim + 15) / 16, n_units = hp.n_head_kv * per_head;
+    s.pool.split(n_units, alone ? n_units : 1, [&](int, int begin, int end) {
+        each_block_of(0, n_kv, [&](Positions ps) {
+            prefetch_next(s, layer, Kv::value, begin / per_head, ps, n_kv);
+            for (int g = begin / per_head; g * per_head < end; ++g) {
+                const int first = std::max(begin - g * per_head, 0) * 16;
+                const int last = std::min((end - g * per_head) * 16, hp.head_dim);
+                mix(s, layer, queries_of(s, row, g, scores, size_t(n_kv)), ps, first, last);
+            }
+        });
+    });
+}
+
+// Rows [begin, end) and one key/value head: each block of keys, and of values, is read once for all of their queries.
+void attend_rows(State &s, const Rows &rows, int begin, int end, int group, int layer, float *scratch) {
+    const Hyperparameters &hp = s.model->hp;
+    const int n_rep = hp.n_head / hp.n_head_kv, n = (end - begin) * n_rep;
+    const size_t d = size_t(hp.head_dim), stride = size_t(s.config.n_ctx);
+    float *scores = scratch, *q = scratch + size_t(attention_queries(hp)) * stride, *out = q + size_t(n) * d;
+    for (int r = begin; r < end; ++r)
+        std::memcpy(q + size_t((r - begin) * n_rep) * d, queries_of(s, r, group, scores, stride).q,
+                    size_t(n_rep) * d * sizeof(float));
+    const Queries all = {q, out, n, group, scores, stride};
+
+    const int seen_by_last = rows.first_position + end, seen_by_all = rows.first_position + begin + 1;
+    // Some scores too many: a row passes over what it must not see.
+    each_block_of(0, seen_by_last, [&](Positions ps) { score(s, layer, all, ps); });
+    for (int j = 0; j < n; ++j) s.kernels.softmax(scores + size_t(j) * stride, seen_by_all + j / n_rep);
+    each_block_of(0, seen_by_all, [&](Positions ps) { mix(s, layer, all, ps, 0, hp.head_dim); });
+    for (int r = begin; r < end; ++r) {
+        const size_t first = size_t((r - begin) * n_rep);
+        const Queries own = {q + first * d, out + first * d, n_rep, group, scores + first * stride, stride};
+        each_block_of(seen_by_all, seen_by_all + r - begin,
+                      [&](Positions ps) { mix(s, layer, own, ps, 0, hp.head_dim); });
+        std::memcpy(queries_of(s, r, group, scores, stride).out, own.out, size_t(n_rep) * d * sizeof(float));
     }
 }
 
 void attend(State &s, const Rows &rows, int layer) {
-    const KvLayer kv = s.kv_layer(layer);
-    if (wanted(s, rows, BITNET_STAGE_ATTN_SCORES, layer) || wanted(s, rows, BITNET_STAGE_ATTN_SCORES_SOFTMAX, layer))
-        return attend_shown(s, rows, layer, kv);
-    const int n_head = s.model->hp.n_head;
-    s.pool.run([&](int thread, int n_threads) {
-        float *weights = s.scores.data() + size_t(thread) * size_t(s.config.n_ctx);
-        // Later rows see more positions: dealing units out in turn keeps the threads equally busy.
-        for (int unit = thread; unit < rows.n * n_head; unit += n_threads) {
-            const HeadView head = head_view(s, rows, unit / n_head, unit % n_head);
-            score(s, head, kv, weights);
-            softmax(weights, head.n_kv);
-            mix(s, head, kv, weights);
+    const Hyperparameters &hp = s.model->hp;
+    if (any_wanted(s, rows, layer, {BITNET_STAGE_ATTN_SCORES, BITNET_STAGE_ATTN_SCORES_SOFTMAX})) {
+        for (int r = 0; r < rows.n; ++r) {
+            const Rows row = {1, rows.first_row + r, rows.first_position + r};
+            const auto shown = [&](int stage) {
+                return [&, stage] {
+                    show(s, row, stage, layer, s.scores.data(), hp.n_head * (row.first_position + 1), hp.n_head);
+                };
+            };
+            attend_row(s, r, row.first_position, layer, shown(BITNET_STAGE_ATTN_SCORES),
+                       shown(BITNET_STAGE_ATTN_SCORES_SOFTMAX));
         }
+        return;
+    }
+    if (rows.n == 1)
+        return attend_row(
+            s, 0, rows.first_position, layer, [] {}, [] {});
+
+    const int block = attention_queries(hp) / (hp.n_head / hp.n_head_kv), n_blocks = (rows.n + block - 1) / block;
+    s.pool.deal(n_blocks * hp.n_head_kv, [&](int thread, int unit) {
+        const int begin = (n_blocks - 1 - unit / hp.n_head_kv) * block;  // the longest first: the last units are short
+        attend_rows(s, rows, begin, std::min(begin + block, rows.n), unit % hp.n_head_kv, layer,
+                    s.scores.data() + size_t(thread) * attention_scratch(hp, s.config.n_ctx));
     });
 }
 
 void attention_block(State &s, const Rows &rows, int layer) {
     const Hyperparameters &hp = s.model->hp;
     const LayerWeights &w = s.model->layers[size_t(layer)];
-    float *normed = s.normed.data();
+    const Semantics &sem = s.model->semantics;
+    float *h = s.h.data(), *normed = s.normed.data(), *attended = s.attended.data();
 
-    norm(s, rows, s.h.data(), w.attn_norm, hp.n_embd, normed);
-    show(s, rows, BITNET_STAGE_ATTN_NORM, layer, normed, hp.n_embd);
-    quantize(s, rows, BITNET_STAGE_ATTN_NORM, layer, hp.n_embd);
+    each_row(s, rows, layer,
+             {BITNET_STAGE_ATTN_NORM, BITNET_STAGE_ATTN_NORM | BITNET_STAGE_CODES,
+              BITNET_STAGE_ATTN_NORM | BITNET_STAGE_SCALE},
+             Step{[&](int r) { norm_row(s, h, w.attn_norm, hp.n_embd, normed, r); },
+                  [&] { show(s, rows, BITNET_STAGE_ATTN_NORM, layer, normed, hp.n_embd); }},
+             Step{[&](int r) { quantize(s, hp.n_embd, r); },
+                  [&] { show_codes(s, rows, BITNET_STAGE_ATTN_NORM, layer, hp.n_embd); }});
     linear(s, rows, layer,
            {{w.wq, s.q.data(), BITNET_STAGE_Q_PROJ, hp.n_head},
             {w.wk, s.k.data(), BITNET_STAGE_K_PROJ, hp.n_head_kv},
             {w.wv, s.v.data(), BITNET_STAGE_V_PROJ, hp.n_head_kv}});
-    rotate(s, rows);
-    show(s, rows, BITNET_STAGE_Q_ROPE, layer, s.q.data(), hp.n_q(), hp.n_head);
-    show(s, rows, BITNET_STAGE_K_ROPE, layer, s.k.data(), hp.n_kv(), hp.n_head_kv);
-    if (s.model->semantics.attn_q == DotInput::f16) round_to_half(s.q.data(), rows.n * hp.n_q());
-    append_kv(s, rows, layer);
+    each_row(s, rows, layer, {BITNET_STAGE_Q_ROPE, BITNET_STAGE_K_ROPE},
+             Step{[&](int r) { rotate(s, r); },
+                  [&] {
+                      show(s, rows, BITNET_STAGE_Q_ROPE, layer, s.q.data(), hp.n_q(), hp.n_head);
+                      show(s, rows, BITNET_STAGE_K_ROPE, layer, s.k.data(), hp.n_kv(), hp.n_head_kv);
+                  }},
+             Step{[&](int r) {
+                      if (sem.attn_q == DotInput::f16)
+                          round_to_half(s.q.data() + size_t(r) * size_t(hp.n_q()), hp.n_q());
+                      append_kv(s, rows, layer, r);
+                  },
+                  [] {}});
     attend(s, rows, layer);
-    float *attended = s.attended.data();
     show(s, rows, BITNET_STAGE_ATTN_CONTEXT, layer, attended, hp.n_q(), hp.n_head);
-    if (s.model->semantics.attn_sub_norm && w.attn_sub_norm) {
-        norm(s, rows, attended, w.attn_sub_norm, hp.n_q(), normed);
-        show(s, rows, BITNET_STAGE_ATTN_SUB_NORM, layer, normed, hp.n_q(), hp.n_head);
-    } else {
-        std::memcpy(normed, attended, size_t(rows.n) * size_t(hp.n_q()) * sizeof(float));
-    }
-    quantize(s, rows, BITNET_STAGE_ATTN_SUB_NORM, layer, hp.n_q());
+    const float *sub_norm = sem.attn_sub_norm ? w.attn_sub_norm : nullptr;
+    each_row(s, rows, layer,
+             {BITNET_STAGE_ATTN_SUB_NORM, BITNET_STAGE_ATTN_SUB_NORM | BITNET_STAGE_CODES,
+              BITNET_STAGE_ATTN_SUB_NORM | BITNET_STAGE_SCALE},
+             Step{[&](int r) { sub_norm_row(s, attended, sub_norm, hp.n_q(), normed, r); },
+                  [&] {
+                      if (sub_norm) show(s, rows, BITNET_STAGE_ATTN_SUB_NORM, layer, normed, hp.n_q(), hp.n_head);
+                  }},
+             Step{[&](int r) { quantize(s, hp.n_q(), r); },
+                  [&] { show_codes(s, rows, BITNET_STAGE_ATTN_SUB_NORM, layer, hp.n_q()); }});
     linear(s, rows, layer, {{w.wo, s.branch.data(), BITNET_STAGE_ATTN_OUT, 0}});
-    add_residual(s, rows);
-    show(s, rows, BITNET_STAGE_ATTN_RESIDUAL, layer, s.h.data(), hp.n_embd);
 }
 
 // ---- feed forward -----------------------------------------------------------------------------------------------
@@ -265,29 +397,38 @@ void attention_block(State &s, const Rows &rows, int layer) {
 void ffn_block(State &s, const Rows &rows, int layer) {
     const Hyperparameters &hp = s.model->hp;
     const LayerWeights &w = s.model->layers[size_t(layer)];
-    float *normed = s.normed.data(), *gate = s.gate.data(), *up = s.up.data();
+    const Semantics &sem = s.model->semantics;
+    float *h = s.h.data(), *normed = s.normed.data(), *gate = s.gate.data(), *up = s.up.data();
 
-    norm(s, rows, s.h.data(), w.ffn_norm, hp.n_embd, normed);
-    show(s, rows, BITNET_STAGE_FFN_NORM, layer, normed, hp.n_embd);
-    quantize(s, rows, BITNET_STAGE_FFN_NORM, layer, hp.n_embd);
+    each_row(s, rows, layer,
+             {BITNET_STAGE_ATTN_RESIDUAL, BITNET_STAGE_FFN_NORM, BITNET_STAGE_FFN_NORM | BITNET_STAGE_CODES,
+              BITNET_STAGE_FFN_NORM | BITNET_STAGE_SCALE},
+             Step{[&](int r) { add_residual(s, r); },
+                  [&] { show(s, rows, BITNET_STAGE_ATTN_RESIDUAL, layer, h, hp.n_embd); }},
+             Step{[&](int r) { norm_row(s, h, w.ffn_norm, hp.n_embd, normed, r); },
+                  [&] { show(s, rows, BITNET_STAGE_FFN_NORM, layer, normed, hp.n_embd); }},
+             Step{[&](int r) { quantize(s, hp.n_embd, r); },
+                  [&] { show_codes(s, rows, BITNET_STAGE_FFN_NORM, layer, hp.n_embd); }});
     linear(s, rows, layer, {{w.w_gate, gate, BITNET_STAGE_FFN_GATE, 0}, {w.w_up, up, BITNET_STAGE_FFN_UP, 0}});
-    s.pool.split(rows.n, 1, [&](int, int begin, int end) {
-        for (int r = begin; r < end; ++r) {
-            const size_t at = size_t(r) * size_t(hp.n_ff);
-            ffn_activation(gate + at, up + at, hp.n_ff, s.model->semantics.activation, gate + at);
-        }
-    });
-    show(s, rows, BITNET_STAGE_FFN_ACT, layer, gate, hp.n_ff);
-    if (s.model->semantics.ffn_sub_norm && w.ffn_sub_norm) {
-        norm(s, rows, gate, w.ffn_sub_norm, hp.n_ff, normed);
-        show(s, rows, BITNET_STAGE_FFN_SUB_NORM, layer, normed, hp.n_ff);
-    } else {
-        std::memcpy(normed, gate, size_t(rows.n) * size_t(hp.n_ff) * sizeof(float));
-    }
-    quantize(s, rows, BITNET_STAGE_FFN_SUB_NORM, layer, hp.n_ff);
+    const float *sub_norm = sem.ffn_sub_norm ? w.ffn_sub_norm : nullptr;
+    each_row(s, rows, layer,
+             {BITNET_STAGE_FFN_ACT, BITNET_STAGE_FFN_SUB_NORM, BITNET_STAGE_FFN_SUB_NORM | BITNET_STAGE_CODES,
+              BITNET_STAGE_FFN_SUB_NORM | BITNET_STAGE_SCALE},
+             Step{[&](int r) {
+                      float *g = gate + size_t(r) * size_t(hp.n_ff);
+                      ffn_activation(s.kernels, g, up + size_t(r) * size_t(hp.n_ff), hp.n_ff, sem.activation, g);
+                  },
+                  [&] { show(s, rows, BITNET_STAGE_FFN_ACT, layer, gate, hp.n_ff); }},
+             Step{[&](int r) { sub_norm_row(s, gate, sub_norm, hp.n_ff, normed, r); },
+                  [&] {
+                      if (sub_norm) show(s, rows, BITNET_STAGE_FFN_SUB_NORM, layer, normed, hp.n_ff);
+                  }},
+             Step{[&](int r) { quantize(s, hp.n_ff, r); },
+                  [&] { show_codes(s, rows, BITNET_STAGE_FFN_SUB_NORM, layer, hp.n_ff); }});
     linear(s, rows, layer, {{w.w_down, s.branch.data(), BITNET_STAGE_FFN_OUT, 0}});
-    add_residual(s, rows);
-    show(s, rows, BITNET_STAGE_LAYER_OUT, layer, s.h.data(), hp.n_embd);
+    each_row(
+        s, rows, layer, {BITNET_STAGE_LAYER_OUT},
+        Step{[&](int r) { add_residual(s, r); }, [&] { show(s, rows, BITNET_STAGE_LAYER_OUT, layer, h, hp.n_embd); }});
 }
 
 // ---- embedding and head -----------------------------------------------------------------------------------------
@@ -308,25 +449,35 @@ void embed(State &s, const Rows &rows, const EvalRequest &request) {
 // Vocabulary rows that meet every token of the batch while they are in the cache.
 constexpr int head_block = 32;
 
-// Final norm and logits of rows [begin, begin + n) of the batch into hidden and logits.
+// What the head multiplies: the outputs of the final norm, in the precision that the semantics ask for.
+const float *head_input(State &s, const float *hidden, int n) {
+    if (s.model->semantics.head_input != DotInput::f16) return hidden;
+    const size_t n_values = size_t(n) * size_t(s.model->hp.n_embd);
+    std::memcpy(s.normed.data(), hidden, n_values * sizeof(float));
+    round_to_half(s.normed.data(), int(n_values));
+    return s.normed.data();
+}
+
+void multiply_head(State &s, const float *hidden, int n, float *logits) {
+    const int n_vocab = s.model->hp.n_vocab;
+    const float *x = head_input(s, hidden, n);
+    s.pool.split(n_vocab, head_block, [&](int, int first, int last) {
+        const int step = n == 1 ? last - first : head_block;
+        for (int v = first; v < last; v += step)
+            float_matrix_rows(s.kernels, s.model->head, v, std::min(v + step, last), x, n, logits + v, size_t(n_vocab));
+    });
+}
+
+// Final norm and, unless `logits` is null, logits of rows [begin, begin + n) of the batch.
 void head(State &s, const Rows &rows, int begin, int n, float *hidden, float *logits) {
     const Hyperparameters &hp = s.model->hp;
     const Rows part = {n, rows.first_row + begin, rows.first_position + begin};
-    const size_t n_embd = size_t(hp.n_embd), n_vocab = size_t(hp.n_vocab);
-    norm(s, part, s.h.data() + size_t(begin) * n_embd, s.model->output_norm, hp.n_embd, hidden);
-    show(s, part, BITNET_STAGE_FINAL_NORM, -1, hidden, hp.n_embd);
-    const float *x = hidden;
-    if (s.model->semantics.head_input == DotInput::f16) {
-        std::memcpy(s.normed.data(), hidden, size_t(n) * n_embd * sizeof(float));
-        round_to_half(s.normed.data(), n * hp.n_embd);
-        x = s.normed.data();
-    }
-    s.pool.split(hp.n_vocab, head_block, [&](int, int first, int last) {
-        for (int v = first; v < last; v += head_block)
-            for (int r = 0; r < n; ++r)
-                float_matrix_rows(s.kernels, s.model->head, v, std::min(v + head_block, last), x + size_t(r) * n_embd,
-                                  logits + size_t(r) * n_vocab + size_t(v));
-    });
+    const float *h = s.h.data() + size_t(begin) * size_t(hp.n_embd);
+    each_row(s, part, -1, {BITNET_STAGE_FINAL_NORM},
+             Step{[&](int r) { norm_row(s, h, s.model->output_norm, hp.n_embd, hidden, r); },
+                  [&] { show(s, part, BITNET_STAGE_FINAL_NORM, -1, hidden, hp.n_embd); }});
+    if (!logits) return;
+    multiply_head(s, hidden, n, logits);
     show(s, part, BITNET_STAGE_LOGITS, -1, logits, hp.n_vocab);
 }
 
@@ -334,25 +485,28 @@ void head(State &s, const Rows &rows, int begin, int n, float *hidden, float *lo
 constexpr int unkept_rows = 8;
 
 // Outputs of the batch: rows from keep_from on go to s.hidden and s.logits at row `out`; earlier ones are shown only.
-void outputs(State &s, const Rows &rows, int keep_from, int out) {
+void outputs(State &s, const Rows &rows, const EvalRequest &request, int keep_from, int out) {
     const size_t n_embd = size_t(s.model->hp.n_embd), n_vocab = size_t(s.model->hp.n_vocab);
-    const bool shown = wanted(s, rows, BITNET_STAGE_FINAL_NORM, -1) || wanted(s, rows, BITNET_STAGE_LOGITS, -1);
-    if (shown && keep_from > 0) {
+    if (keep_from > 0 && any_wanted(s, rows, -1, {BITNET_STAGE_FINAL_NORM, BITNET_STAGE_LOGITS})) {
         Buffer<float> hidden(unkept_rows * n_embd), logits(unkept_rows * n_vocab);
         for (int r = 0; r < keep_from; r += unkept_rows)
             head(s, rows, r, std::min(unkept_rows, keep_from - r), hidden.data(), logits.data());
     }
-    if (keep_from < rows.n)
-        head(s, rows, keep_from, rows.n - keep_from, s.hidden.data() + size_t(out) * n_embd,
-             s.logits.data() + size_t(out) * n_vocab);
+    if (keep_from == rows.n) return;
+    s.logits_left_out =
+        request.leave_out_logits && request.keep == KeepLogits::last && !wanted(s, rows, BITNET_STAGE_LOGITS, -1);
+    head(s, rows, keep_from, rows.n - keep_from, s.hidden.data() + size_t(out) * n_embd,
+         s.logits_left_out ? nullptr : s.logits.data() + size_t(out) * n_vocab);
 }
 
 void prepare_rope(State &s, const Rows &rows) {
     const Semantics &sem = s.model->semantics;
     const size_t half = size_t(s.model->hp.n_rot / 2);
-    for (int r = 0; r < rows.n; ++r)
-        rope_angles(rows.first_position + r + sem.rope_offset, s.model->hp.n_rot, sem.rope_theta, sem.rope_angle,
-                    s.rope_cos.data() + size_t(r) * half, s.rope_sin.data() + size_t(r) * half);
+    s.pool.split(rows.n, 1, [&](int, int begin, int end) {
+        for (int r = begin; r < end; ++r)
+            rope_angles(rows.first_position + r + sem.rope_offset, s.model->hp.n_rot, sem.rope_theta, sem.rope_angle,
+                        s.rope_cos.data() + size_t(r) * half, s.rope_sin.data() + size_t(r) * half);
+    });
 }
 
 void forward(State &s, const Rows &rows, const EvalRequest &request, int keep_from, int out) {
@@ -364,7 +518,7 @@ void forward(State &s, const Rows &rows, const EvalRequest &request, int keep_fr
         attention_block(s, rows, layer);
         ffn_block(s, rows, layer);
     }
-    outputs(s, rows, keep_from, out);
+    outputs(s, rows, request, keep_from, out);
 }
 
 }  // namespace
@@ -386,6 +540,7 @@ void eval(State &s, const EvalRequest &request) {
     const int n = int(request.n);
     const int n_outputs = request.keep == KeepLogits::all ? n : request.keep == KeepLogits::last ? 1 : 0;
     s.n_outputs = 0;
+    s.logits_left_out = false;
     s.reserve_outputs(size_t(n_outputs));
     const int first_kept = n - n_outputs;
     for (int done = 0; done < n; done += s.config.n_batch) {
@@ -395,6 +550,17 @@ void eval(State &s, const EvalRequest &request) {
     }
     s.position += n;
     s.n_outputs = n_outputs;
+}
+
+void complete_logits(State &s) {
+    if (!s.logits_left_out) return;
+    multiply_head(s, s.hidden.data(), 1, s.logits.data());
+    s.logits_left_out = false;
+}
+
+bool head_candidates(State &s, const CompactHead &compact, int k, std::vector<Candidate> &out) {
+    if (s.bounds.size() == 0) s.bounds = Buffer<float>(size_t(s.model->hp.n_vocab));
+    return compact.candidates(s.kernels, s.pool, head_input(s, s.hidden.data(), 1), k, s.bounds.data(), out);
 }
 
 }  // namespace bitnet

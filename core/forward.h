@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/compact_head.h"
 #include "core/state.h"
 
 namespace bitnet {
@@ -15,6 +16,7 @@ struct EvalRequest {
     const float *embeddings = nullptr;  // (n, n_embd), in place of the tokens' own
     size_t n = 0;
     KeepLogits keep = KeepLogits::last;
+    bool leave_out_logits = false;  // with `last`: keep the head's input alone, unless a tracer wants the logits
     int32_t (*cancel)(void *user) = nullptr;  // asked between layers; non-zero stops
     void *cancel_user = nullptr;
 };
@@ -25,5 +27,11 @@ void validate(const State &state, const EvalRequest &request);
 // Appends n positions to the state. Throws Error: invalid (token out of range), overflow (the context is full),
 // cancelled; the position and everything before it are then as they were.
 void eval(State &state, const EvalRequest &request);
+
+// Computes the logits that an eval left out. Does nothing when there are none.
+void complete_logits(State &state);
+
+// CompactHead::candidates for the row whose logits were left out.
+bool head_candidates(State &state, const CompactHead &compact, int k, std::vector<Candidate> &out);
 
 }  // namespace bitnet

@@ -11,7 +11,7 @@ namespace bitnet {
 void rms_norm(const Kernels &kernels, const float *x, const float *w, int n, float eps, float *y) {
     const double mean = kernels.sum_squares(x, n) / double(n);
     const float r = float(1.0 / std::sqrt(mean + double(eps)));
-    for (int i = 0; i < n; ++i) y[i] = (x[i] * r) * w[i];
+    kernels.scale_norm(x, r, w, n, y);
 }
 
 float quantize_row(const Kernels &kernels, const float *x, int n, int8_t *codes, int32_t &code_sum) {
@@ -32,9 +32,10 @@ template <class Scale> static void scale_each(const int32_t *acc, int n, float *
     }
 }
 
-void scale_accumulators(const int32_t *acc, int n, float s, float weight_scale, WeightScale how, float *out) {
+void scale_accumulators(const Kernels &kernels, const int32_t *acc, int n, float s, float weight_scale, WeightScale how,
+                        float *out) {
     switch (how) {
-    case WeightScale::multiply: return scale_each(acc, n, out, [=](float a) { return (a / s) * weight_scale; });
+    case WeightScale::multiply: return kernels.scale_accumulators(acc, n, s, weight_scale, out);
     case WeightScale::divide: return scale_each(acc, n, out, [=](float a) { return (a / s) / weight_scale; });
     case WeightScale::none: return scale_each(acc, n, out, [=](float a) { return a / s; });
     }
@@ -80,19 +81,6 @@ void rope(float *x, int n_heads, int head_dim, int n_rot, RopeOrder order, const
         }
 }
 
-void softmax(float *x, int n) {
-    float m = x[0];
-    for (int i = 1; i < n; ++i) m = x[i] > m ? x[i] : m;
-    for (int i = 0; i < n; ++i) x[i] = exp_f32(x[i] - m);
-    float lane[16] = {};
-    int i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int k = 0; k < 16; ++k) lane[k] = lane[k] + x[i + k];
-    for (int k = 0; i + k < n; ++k) lane[k] = lane[k] + x[i + k];
-    const float sum = lane_tree(lane);
-    for (i = 0; i < n; ++i) x[i] = x[i] / sum;
-}
-
 template <class Function>
 static void gated(const float *gate, const float *up, int n, float *out, const Function &function) {
     for (int i = 0; i < n; ++i) out[i] = function(gate[i]) * up[i];
@@ -101,9 +89,10 @@ static void gated(const float *gate, const float *up, int n, float *out, const F
 // A negative value becomes 0; written so that NaN stays NaN.
 static inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
-void ffn_activation(const float *gate, const float *up, int n, Activation activation, float *out) {
+void ffn_activation(const Kernels &kernels, const float *gate, const float *up, int n, Activation activation,
+                    float *out) {
     switch (activation) {
-    case Activation::relu2: return gated(gate, up, n, out, [](float x) { return relu(x) * relu(x); });
+    case Activation::relu2: return kernels.relu2_gated(gate, up, n, out);
     case Activation::relu: return gated(gate, up, n, out, [](float x) { return relu(x); });
     case Activation::silu: return gated(gate, up, n, out, [](float x) { return x / (1.0f + exp_f32(-x)); });
     case Activation::gelu:  // tanh form (Hendrycks and Gimpel, arXiv:1606.08415); tanh y = 1 - 2 / (e^2y + 1)
@@ -127,16 +116,21 @@ void float_row(const FloatMatrix &m, int row, float *out) {
         for (int i = 0; i < m.n_cols; ++i) out[i] = bfloat_to_float(bits[i]);
 }
 
-void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, int end, const float *x, float *out) {
+void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, int end, const float *x, int n_x,
+                       float *out, size_t out_stride) {
     const char *p = static_cast<const char *>(m.data) + size_t(begin) * m.row_bytes();
-    const size_t stride = size_t(m.n_cols);
-    const int n_rows = end - begin;
+    const int n = m.n_cols, n_rows = end - begin;
+    const size_t stride = size_t(n);
     switch (m.type) {
     case TensorType::f32:
-        return kernels.dot_rows_f32(reinterpret_cast<const float *>(p), stride, n_rows, m.n_cols, x, out);
+        return kernels.dot_rows_f32(reinterpret_cast<const float *>(p), stride, n_rows, n, x, stride, n_x, out,
+                                    out_stride);
     case TensorType::f16:
-        return kernels.dot_rows_f16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, m.n_cols, x, out);
-    default: return kernels.dot_rows_bf16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, m.n_cols, x, out);
+        return kernels.dot_rows_f16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, n, x, stride, n_x, out,
+                                    out_stride);
+    default:
+        return kernels.dot_rows_bf16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, n, x, stride, n_x, out,
+                                     out_stride);
     }
 }
 

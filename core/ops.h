@@ -16,7 +16,8 @@ void rms_norm(const Kernels &kernels, const float *x, const float *w, int n, flo
 float quantize_row(const Kernels &kernels, const float *x, int n, int8_t *codes, int32_t &code_sum);
 
 // out[i] = ((float)acc[i] / s) * weight_scale (or / weight_scale, or neither); acc and out may be the same memory.
-void scale_accumulators(const int32_t *acc, int n, float s, float weight_scale, WeightScale how, float *out);
+void scale_accumulators(const Kernels &kernels, const int32_t *acc, int n, float s, float weight_scale, WeightScale how,
+                        float *out);
 
 // The same linear with activations left in f32: sum of +-x[i] in 16 lanes, then the weight scale. rows [begin, end).
 void float_ternary_rows(const TernaryMatrix &w, int begin, int end, const float *x, WeightScale how, float *out);
@@ -26,15 +27,15 @@ void rope_angles(int position, int n_rot, double theta, RopeAngle how, float *co
 // Turns the first n_rot dimensions of each head in place. x: (n_heads, head_dim).
 void rope(float *x, int n_heads, int head_dim, int n_rot, RopeOrder order, const float *cosine, const float *sine);
 
-// x = exp(x - max x) / sum, sum in 16 lanes.
-void softmax(float *x, int n);
-
 // out = activation(gate) * up, all (n); out may be gate.
-void ffn_activation(const float *gate, const float *up, int n, Activation activation, float *out);
+void ffn_activation(const Kernels &kernels, const float *gate, const float *up, int n, Activation activation,
+                    float *out);
 
-// Exact conversion of one row of a float matrix to f32, and its dot products: out[r - begin] = dot(row r, x).
+// Exact conversion of one row of a float matrix to f32.
 void float_row(const FloatMatrix &m, int row, float *out);
-void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, int end, const float *x, float *out);
+// out[j * out_stride + r - begin] = dot(row r, x + j * n_cols) for n_x vectors.
+void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, int end, const float *x, int n_x,
+                       float *out, size_t out_stride);
 
 void round_to_half(float *x, int n);  // to f16 and back
 void to_half(const float *x, int n, uint16_t *out);

@@ -1,14 +1,28 @@
 #include "core/state.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
 namespace bitnet {
 
+void *allocate(size_t n, size_t element_bytes, size_t alignment) {
+    if (n > (SIZE_MAX - alignment) / element_bytes) throw std::bad_alloc();
+    const size_t bytes = (n * element_bytes + alignment - 1) / alignment * alignment;
+    void *p = std::aligned_alloc(alignment, bytes);
+    if (!p) throw std::bad_alloc();
+    if (alignment == huge_page) madvise(p, bytes, MADV_HUGEPAGE);  // a wish: refused where the system has none
+    return p;
+}
+
 static size_t widest(const Hyperparameters &hp) { return size_t(std::max({hp.n_embd, hp.n_q(), hp.n_ff})); }
 
+static int kv_blocks(int n_positions) { return (n_positions + kv_block - 1) / kv_block; }
+
 static size_t kv_bytes(const Hyperparameters &hp, const StateConfig &config) {
-    return size_t(hp.n_layer) * 2 * size_t(hp.n_kv()) * size_t(config.n_ctx) * (config.kv == KvType::f32 ? 4 : 2);
+    return size_t(kv_blocks(config.n_ctx)) * size_t(hp.n_layer) * 2 * size_t(hp.n_kv()) * kv_block *
+           (config.kv == KvType::f32 ? 4 : 2);
 }
 
 State::State(std::shared_ptr<const Model> m, const Kernels &table, const StateConfig &c)
@@ -29,16 +43,11 @@ State::State(std::shared_ptr<const Model> m, const Kernels &table, const StateCo
     branch = Buffer<float>(rows * size_t(hp.n_embd));
     rope_cos = Buffer<float>(rows * size_t(hp.n_rot) / 2);
     rope_sin = Buffer<float>(rows * size_t(hp.n_rot) / 2);
-    scores = Buffer<float>(threads * size_t(config.n_ctx));
+    scores = Buffer<float>(
+        std::max(threads * attention_scratch(hp, config.n_ctx), size_t(hp.n_head) * size_t(config.n_ctx)));
     unpacked = Buffer<uint8_t>(threads * ternary_scratch(int(widest(hp))));
-    kv_ = Buffer<uint8_t>(kv_bytes(hp, config));
+    kv_ = Buffer<uint8_t>::huge(kv_bytes(hp, config));
     reserve_outputs(1);
-}
-
-KvLayer State::kv_layer(int layer) {
-    const size_t half = size_t(model->hp.n_kv()) * size_t(config.n_ctx) * kv_element_bytes();
-    uint8_t *base = kv_.data() + size_t(layer) * 2 * half;
-    return {base, base + half};
 }
 
 void State::reserve_outputs(size_t n_rows) {
@@ -51,12 +60,19 @@ size_t State::packed_kv_bytes(int n_positions) const {
     return size_t(model->hp.n_layer) * 2 * size_t(model->hp.n_kv()) * size_t(n_positions) * kv_element_bytes();
 }
 
-// copy(offset in the cache, offset in the packed form, bytes) for each consecutive run of positions.
+// copy(offset in the cache, offset in the packed form, bytes) for each run of positions of one block.
 template <class Copy> void State::each_kv_run(int n_positions, const Copy &copy) const {
-    const size_t row = size_t(model->hp.head_dim) * kv_element_bytes();
-    const size_t n_runs = size_t(model->hp.n_layer) * 2 * size_t(model->hp.n_head_kv);
-    for (size_t i = 0; i < n_runs; ++i)
-        copy(i * size_t(config.n_ctx) * row, i * size_t(n_positions) * row, size_t(n_positions) * row);
+    const Hyperparameters &hp = model->hp;
+    const size_t row = size_t(hp.head_dim) * kv_element_bytes();
+    size_t packed = 0;
+    for (int layer = 0; layer < hp.n_layer; ++layer)
+        for (Kv which : {Kv::key, Kv::value})
+            for (int head = 0; head < hp.n_head_kv; ++head)
+                for (int block = 0; block < kv_blocks(n_positions); ++block) {
+                    const size_t n = size_t(std::min(kv_block, n_positions - block * kv_block)) * row;
+                    copy(kv_at(layer, which, head, block) * kv_element_bytes(), packed, n);
+                    packed += n;
+                }
 }
 
 void State::pack_kv(int n_positions, uint8_t *out) const {
@@ -69,18 +85,15 @@ void State::unpack_kv(int n_positions, const uint8_t *in) {
 }
 
 void State::copy_kv(const State &from, int n_positions) {
-    const size_t from_run = size_t(from.config.n_ctx) * size_t(model->hp.head_dim) * kv_element_bytes();
-    const size_t to_run = size_t(config.n_ctx) * size_t(model->hp.head_dim) * kv_element_bytes();
-    each_kv_run(n_positions, [&](size_t at, size_t, size_t n) {
-        std::memcpy(kv_.data() + at, from.kv_.data() + at / to_run * from_run, n);
-    });
+    each_kv_run(n_positions,
+                [&](size_t at, size_t, size_t n) { std::memcpy(kv_.data() + at, from.kv_.data() + at, n); });
 }
 
 size_t State::bytes() const {
     return h.bytes() + normed.bytes() + codes.bytes() + code_scale.bytes() + code_sum.bytes() + q.bytes() + k.bytes() +
            v.bytes() + attended.bytes() + gate.bytes() + up.bytes() + branch.bytes() + rope_cos.bytes() +
-           rope_sin.bytes() + scores.bytes() + unpacked.bytes() + traced_scores.bytes() + logits.bytes() +
-           hidden.bytes() + kv_.bytes();
+           rope_sin.bytes() + scores.bytes() + unpacked.bytes() + logits.bytes() + hidden.bytes() + bounds.bytes() +
+           kv_.bytes();
 }
 
 }  // namespace bitnet

@@ -13,11 +13,21 @@
 
 namespace bitnet {
 
-// 64-byte aligned, uninitialised: pages that are never written cost no memory.
+// 64-byte aligned, uninitialised: pages that are never written cost no memory. Huge: on 2 MB pages where the system has
+// them, for what is read from memory again and again.
+constexpr size_t huge_page = size_t(2) << 20;
+void *allocate(size_t n, size_t element_bytes, size_t alignment);  // throws std::bad_alloc
+
 template <class T> class Buffer {
 public:
     Buffer() = default;
-    explicit Buffer(size_t n) : data_(allocate(n)), n_(n) {}
+    explicit Buffer(size_t n) : data_(static_cast<T *>(allocate(n, sizeof(T), 64))), n_(n) {}
+    static Buffer huge(size_t n) {
+        Buffer buffer;
+        buffer.data_.reset(static_cast<T *>(allocate(n, sizeof(T), huge_page)));
+        buffer.n_ = n;
+        return buffer;
+    }
     T *data() { return data_.get(); }
     const T *data() const { return data_.get(); }
     size_t size() const { return n_; }
@@ -27,11 +37,6 @@ private:
     struct Free {
         void operator()(T *p) const { std::free(p); }
     };
-    static T *allocate(size_t n) {
-        void *p = n <= (SIZE_MAX - 63) / sizeof(T) ? std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64) : nullptr;
-        if (!p) throw std::bad_alloc();
-        return static_cast<T *>(p);
-    }
     std::unique_ptr<T, Free> data_;
     size_t n_ = 0;
 };
@@ -43,17 +48,34 @@ struct StateConfig {
     KvType kv;
 };
 
-// Rounded elements of one layer's keys and values: (n_head_kv, n_ctx, head_dim), f32 or f16.
-struct KvLayer {
-    void *k;
-    void *v;
-};
+// The cache grows by blocks of positions, all layers of a block side by side, so that memory is touched from its
+// beginning and huge pages are filled before the next is begun: (n_blocks, n_layer, key or value, n_head_kv, kv_block,
+// head_dim), f32 or f16.
+constexpr int kv_block = 64;
+enum class Kv { key = 0, value = 1 };
+
+// Queries, rows times heads that share a key/value head, that attend together; and the floats that takes: their scores,
+// themselves and their outputs.
+inline int attention_queries(const Hyperparameters &hp) {
+    const int n_rep = hp.n_head / hp.n_head_kv;
+    return n_rep > 32 ? n_rep : 32 / n_rep * n_rep;
+}
+inline size_t attention_scratch(const Hyperparameters &hp, int n_ctx) {
+    return size_t(attention_queries(hp)) * (size_t(n_ctx) + 2 * size_t(hp.head_dim));
+}
 
 class State {
 public:
     State(std::shared_ptr<const Model> model, const Kernels &kernels, const StateConfig &config);
 
-    KvLayer kv_layer(int layer);
+    // Element of the cache where kv_block rows of head_dim begin, those of the positions of block `block`.
+    size_t kv_at(int layer, Kv which, int head, int block) const {
+        const Hyperparameters &hp = model->hp;
+        const size_t part =
+            ((size_t(block) * size_t(hp.n_layer) + size_t(layer)) * 2 + size_t(which)) * size_t(hp.n_head_kv);
+        return (part + size_t(head)) * kv_block * size_t(hp.head_dim);
+    }
+    template <class T> T *kv() { return reinterpret_cast<T *>(kv_.data()); }
     size_t kv_element_bytes() const { return config.kv == KvType::f32 ? 4 : 2; }
     size_t bytes() const;                 // allocated
     void reserve_outputs(size_t n_rows);  // grows logits and hidden
@@ -70,8 +92,9 @@ public:
     ThreadPool pool;
     Tracer *tracer = nullptr;  // null: nothing is traced
 
-    int position = 0;   // positions evaluated
-    int n_outputs = 0;  // rows in logits and hidden
+    int position = 0;              // positions evaluated
+    int n_outputs = 0;             // rows in logits and hidden
+    bool logits_left_out = false;  // of the one kept row; complete_logits() makes up for it
 
     // Scratch for n_batch rows.
     Buffer<float> h;           // (n_batch, n_embd) residual stream
@@ -88,18 +111,17 @@ public:
     Buffer<float> branch;      // (n_batch, n_embd) what a block adds to the residual
     Buffer<float> rope_cos;    // (n_batch, n_rot / 2)
     Buffer<float> rope_sin;    // (n_batch, n_rot / 2)
-    Buffer<float> scores;      // (n_threads, n_ctx) one head's attention weights a thread
+    Buffer<float> scores;      // (n_threads, attention_scratch()), or (n_head, n_kv) for a single row
     Buffer<uint8_t> unpacked;  // (n_threads, ternary_scratch(max n_in))
-
-    Buffer<float> traced_scores;  // (n_head, n_ctx), made when attention weights are first traced
 
     // Kept outputs of the last eval.
     Buffer<float> logits;  // (n_outputs, n_vocab)
     Buffer<float> hidden;  // (n_outputs, n_embd) after the final norm
+    Buffer<float> bounds;  // (n_vocab) of logits, made when the compact head is first used
 
 private:
     template <class Copy> void each_kv_run(int n_positions, const Copy &copy) const;
-    Buffer<uint8_t> kv_;  // (n_layer, 2, n_head_kv, n_ctx, head_dim)
+    Buffer<uint8_t> kv_;
 };
 
 }  // namespace bitnet

@@ -1,5 +1,4 @@
-// A small pool that splits work statically: which thread does what depends on the counts alone, and no result depends
-// on which thread did it.
+// A small pool. No result depends on which thread did what.
 #pragma once
 
 #include <atomic>
@@ -24,8 +23,8 @@ public:
         start([](const void *b, int thread, int n) { (*static_cast<const Body *>(b))(thread, n); }, &body);
     }
 
-    // Runs body(thread, begin, end) on consecutive parts of [0, n), cut at multiples of `grain`; on the caller alone when
-    // there is only one.
+    // Runs body(thread, begin, end) on consecutive parts of [0, n), cut at multiples of `grain`; on the caller alone
+    // when there is only one.
     template <class Body> void split(int n, int grain, const Body &body) {
         if (n <= grain) return body(0, 0, n);
         run([&](int thread, int n_threads) {
@@ -33,6 +32,15 @@ public:
             const int begin = int(blocks * thread / n_threads) * grain;
             const int end = int(blocks * (thread + 1) / n_threads) * grain;
             if (begin < n) body(thread, begin, end < n ? end : n);
+        });
+    }
+
+    // Runs body(thread, unit) for each unit of [0, n), each on the thread that is free first. Which one that is must
+    // not show in the results.
+    template <class Body> void deal(int n, const Body &body) {
+        std::atomic<int> next{0};
+        run([&](int thread, int) {
+            for (int unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(thread, unit);
         });
     }
 

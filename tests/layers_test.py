@@ -35,10 +35,11 @@ RULES = [
     ("model/", lambda f, h: h.startswith("model/") or is_std(h) or (h == "pcre2.h" and f == "model/pretokenizer.cpp")),
     # No header with inline functions may reach a kernel file: the linker could keep a copy compiled for that ISA.
     ("core/kernels/", lambda f, h: h in ("core/kernels/declare.h", "core/kernels/kernels.inc", "core/kernels/lanes.h",
+                                         "core/kernels/elementwise.h", "core/kernels/interleave_avx2.h",
                                          "core/kernels/kernels.h", "core/math.h", "immintrin.h", "arm_neon.h",
                                          "cstddef", "cstdint")),
     ("core/", lambda f, h: h.startswith(("core/", "model/")) or h == "bitnet_c.h" or is_std(h)
-        or (h == "cpuinfo.h" and f == "core/cpu.cpp")),
+        or (h in ("cpuinfo.h", "cpuid.h") and f == "core/cpu.cpp")),
     ("abi/cli/", lambda f, h: h.startswith("abi/cli/") or h == "bitnet_c.h" or is_std(h)
         or h.startswith(("CLI/", "nlohmann/")) or h == "simdjson.h"),
     ("abi/", lambda f, h: (h.startswith(("abi/", "core/", "model/", "plugins/host/")) and not h.startswith("abi/cli/"))

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 namespace bitnet::BITNET_ISA {
-#define BITNET_KERNEL(type, name, arguments) type name arguments;
+#define BITNET_KERNEL(group, type, name, arguments) type name arguments;
 #include "core/kernels/kernels.inc"
 #undef BITNET_KERNEL
 }  // namespace bitnet::BITNET_ISA

@@ -5,7 +5,8 @@
 
 namespace bitnet::avx512vnni {
 
-static constexpr int prefetch_bytes = 2048;
+// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
+static constexpr int prefetch_bytes = 8192;
 
 static __mmask16 tail_mask(int n) { return __mmask16((1u << n) - 1u); }
 
@@ -37,78 +38,227 @@ static float tree(__m512 lanes) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
-template <class Type, int R>
-static void dot_block(const typename Type::Element *rows, size_t stride, int n, const float *x, float *out) {
-    __m512 sum[R];
-    for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
+// Lanes of R rows times J vectors: each pair its own register. Stream: the rows are met for the first time.
+template <class Type, int R, int J, bool Stream = false>
+static inline void multiply(const typename Type::Element *rows, size_t stride, int n, const float *x, size_t x_stride,
+                            __m512 (&sum)[R][J]) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int j = 0; j < J; ++j) sum[r][j] = _mm512_setzero_ps();
     int i = 0;
     for (; i + 16 <= n; i += 16) {
-        const __m512 v = _mm512_loadu_ps(x + i);
+        __m512 v[J];
+#pragma GCC unroll 4
+        for (int j = 0; j < J; ++j) v[j] = _mm512_loadu_ps(x + size_t(j) * x_stride + i);
+#pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             const auto *p = rows + size_t(r) * stride + i;
-            _mm_prefetch(reinterpret_cast<const char *>(p) + prefetch_bytes, _MM_HINT_T0);
-            sum[r] = _mm512_add_ps(sum[r], _mm512_mul_ps(Type::load(p), v));
+            if (Stream) _mm_prefetch(reinterpret_cast<const char *>(p) + prefetch_bytes, _MM_HINT_T1);
+            const __m512 w = Type::load(p);
+#pragma GCC unroll 4
+            for (int j = 0; j < J; ++j) sum[r][j] = _mm512_add_ps(sum[r][j], _mm512_mul_ps(w, v[j]));
         }
     }
     if (i < n) {
         const __mmask16 mask = tail_mask(n - i);
-        const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
-        for (int r = 0; r < R; ++r)
-            sum[r] = _mm512_mask_add_ps(sum[r], mask, sum[r],
-                                        _mm512_mul_ps(Type::load(rows + size_t(r) * stride + i, mask), v));
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const __m512 w = Type::load(rows + size_t(r) * stride + i, mask);
+#pragma GCC unroll 4
+            for (int j = 0; j < J; ++j) {
+                const __m512 v = _mm512_maskz_loadu_ps(mask, x + size_t(j) * x_stride + i);
+                sum[r][j] = _mm512_mask_add_ps(sum[r][j], mask, sum[r][j], _mm512_mul_ps(w, v));
+            }
+        }
     }
-    for (int r = 0; r < R; ++r) out[r] = tree(sum[r]);
+}
+
+// tree() of four registers at once: lanes 8 apart, then 4 apart. What is left: four lanes of each.
+static inline __m512 halve_twice(__m512 a, __m512 b, __m512 c, __m512 d) {
+    const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+
+// Four rows times four vectors.
+template <class Type, bool Stream>
+static void dot_4x4(const typename Type::Element *rows, size_t stride, int n, const float *x, size_t x_stride,
+                    float *out, size_t out_stride) {
+    __m512 s[4][4];
+    multiply<Type, 4, 4, Stream>(rows, stride, n, x, x_stride, s);
+    const __m512 t0 = halve_twice(s[0][0], s[1][0], s[2][0], s[3][0]);  // group r of four lanes: row r times vector 0
+    const __m512 t1 = halve_twice(s[0][1], s[1][1], s[2][1], s[3][1]);
+    const __m512 t2 = halve_twice(s[0][2], s[1][2], s[2][2], s[3][2]);
+    const __m512 t3 = halve_twice(s[0][3], s[1][3], s[2][3], s[3][3]);
+    const __m512 u0 = _mm512_add_ps(_mm512_shuffle_ps(t0, t1, 0x44), _mm512_shuffle_ps(t0, t1, 0xee));
+    const __m512 u1 = _mm512_add_ps(_mm512_shuffle_ps(t2, t3, 0x44), _mm512_shuffle_ps(t2, t3, 0xee));
+    const __m512 v = _mm512_add_ps(_mm512_shuffle_ps(u0, u1, 0x88), _mm512_shuffle_ps(u0, u1, 0xdd));
+    const __m512i by_vector = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512 o = _mm512_permutexvar_ps(by_vector, v);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(o));
+    _mm_storeu_ps(out + out_stride, _mm512_extractf32x4_ps(o, 1));
+    _mm_storeu_ps(out + 2 * out_stride, _mm512_extractf32x4_ps(o, 2));
+    _mm_storeu_ps(out + 3 * out_stride, _mm512_extractf32x4_ps(o, 3));
+}
+
+template <class Type, int J>
+static void dot_1xj(const typename Type::Element *row, int n, const float *x, size_t x_stride, float *out,
+                    size_t out_stride) {
+    __m512 s[1][J];
+    multiply<Type, 1, J>(row, 0, n, x, x_stride, s);
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) out[size_t(j) * out_stride] = tree(s[0][j]);
+}
+
+// Two rows times one vector, for rows that are read once, from memory. Two, because one row alone waits for its adder.
+template <class Type>
+static void stream_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *x,
+                        float *out) {
+    int r = 0;
+    for (; r + 2 <= n_rows; r += 2) {
+        const auto *a = rows + size_t(r) * stride, *b = a + stride;
+        __m512 s = _mm512_setzero_ps(), t = s;
+        int i = 0;
+        for (; i + 16 <= n; i += 16) {
+            _mm_prefetch(reinterpret_cast<const char *>(a + i) + prefetch_bytes, _MM_HINT_T1);
+            _mm_prefetch(reinterpret_cast<const char *>(b + i) + prefetch_bytes, _MM_HINT_T1);
+            const __m512 v = _mm512_loadu_ps(x + i);
+            s = _mm512_add_ps(s, _mm512_mul_ps(Type::load(a + i), v));
+            t = _mm512_add_ps(t, _mm512_mul_ps(Type::load(b + i), v));
+        }
+        if (i < n) {
+            const __mmask16 mask = tail_mask(n - i);
+            const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+            s = _mm512_mask_add_ps(s, mask, s, _mm512_mul_ps(Type::load(a + i, mask), v));
+            t = _mm512_mask_add_ps(t, mask, t, _mm512_mul_ps(Type::load(b + i, mask), v));
+        }
+        out[r] = tree(s);
+        out[r + 1] = tree(t);
+    }
+    if (r < n_rows) dot_1xj<Type, 1>(rows + size_t(r) * stride, n, x, 0, out + r, 0);
 }
 
 template <class Type>
-static void dot_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *x, float *out) {
-    int r = 0;
-    for (; r + 4 <= n_rows; r += 4) dot_block<Type, 4>(rows + size_t(r) * stride, stride, n, x, out + r);
-    for (; r < n_rows; ++r) dot_block<Type, 1>(rows + size_t(r) * stride, stride, n, x, out + r);
+static void dot_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *x,
+                     size_t x_stride, int n_x, float *out, size_t out_stride) {
+    if (n_x == 1) return stream_rows<Type>(rows, stride, n_rows, n, x, out);
+    int j = 0;
+    for (; j + 4 <= n_x; j += 4) {
+        const float *v = x + size_t(j) * x_stride;
+        float *o = out + size_t(j) * out_stride;
+        int r = 0;
+        if (j == 0)
+            for (; r + 4 <= n_rows; r += 4)
+                dot_4x4<Type, true>(rows + size_t(r) * stride, stride, n, v, x_stride, o + r, out_stride);
+        for (; r + 4 <= n_rows; r += 4)
+            dot_4x4<Type, false>(rows + size_t(r) * stride, stride, n, v, x_stride, o + r, out_stride);
+        for (; r < n_rows; ++r) dot_1xj<Type, 4>(rows + size_t(r) * stride, n, v, x_stride, o + r, out_stride);
+    }
+    for (; j < n_x; ++j)
+        stream_rows<Type>(rows, stride, n_rows, n, x + size_t(j) * x_stride, out + size_t(j) * out_stride);
 }
 
-template <class Type, int W>
-static void mix_block(const typename Type::Element *rows, size_t stride, int n_rows, const float *weights, float *out) {
-    __m512 sum[W];
-    for (int k = 0; k < W; ++k) sum[k] = _mm512_setzero_ps();
+// 16 W columns for J vectors of weights; the sums stay in registers over all rows.
+template <class Type, int W, int J, bool Stream>
+static void mix_block(const typename Type::Element *rows, size_t stride, int n_rows, const float *weights,
+                      size_t weights_stride, float *out, size_t out_stride) {
+    __m512 sum[J][W];
+#pragma GCC unroll 8
+    for (int j = 0; j < J; ++j)
+#pragma GCC unroll 8
+        for (int k = 0; k < W; ++k) sum[j][k] = _mm512_loadu_ps(out + size_t(j) * out_stride + 16 * k);
     for (int r = 0; r < n_rows; ++r) {
-        const __m512 w = _mm512_set1_ps(weights[r]);
-        for (int k = 0; k < W; ++k)
-            sum[k] = _mm512_add_ps(sum[k], _mm512_mul_ps(w, Type::load(rows + size_t(r) * stride + 16 * k)));
+        const auto *p = rows + size_t(r) * stride;
+        __m512 v[W];
+#pragma GCC unroll 8
+        for (int k = 0; k < W; ++k) {
+            if (Stream) _mm_prefetch(reinterpret_cast<const char *>(p + 16 * k) + prefetch_bytes, _MM_HINT_T1);
+            v[k] = Type::load(p + 16 * k);
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < J; ++j) {
+            const __m512 w = _mm512_set1_ps(weights[size_t(j) * weights_stride + size_t(r)]);
+#pragma GCC unroll 8
+            for (int k = 0; k < W; ++k) sum[j][k] = _mm512_add_ps(sum[j][k], _mm512_mul_ps(w, v[k]));
+        }
     }
-    for (int k = 0; k < W; ++k) _mm512_storeu_ps(out + 16 * k, sum[k]);
+#pragma GCC unroll 8
+    for (int j = 0; j < J; ++j)
+#pragma GCC unroll 8
+        for (int k = 0; k < W; ++k) _mm512_storeu_ps(out + size_t(j) * out_stride + 16 * k, sum[j][k]);
 }
+
+template <class Type>
+static void mix_tail(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *weights,
+                     float *out) {
+    const __mmask16 mask = tail_mask(n);
+    __m512 sum = _mm512_maskz_loadu_ps(mask, out);
+    for (int r = 0; r < n_rows; ++r)
+        sum =
+            _mm512_add_ps(sum, _mm512_mul_ps(_mm512_set1_ps(weights[r]), Type::load(rows + size_t(r) * stride, mask)));
+    _mm512_mask_storeu_ps(out, mask, sum);
+}
+
+template <class Type, int J, bool Stream>
+static void mix_columns(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *weights,
+                        size_t weights_stride, float *out, size_t out_stride) {
+    int i = 0;
+    for (; i + 64 <= n; i += 64)
+        mix_block<Type, 4, J, Stream>(rows + i, stride, n_rows, weights, weights_stride, out + i, out_stride);
+    for (; i + 16 <= n; i += 16)
+        mix_block<Type, 1, J, Stream>(rows + i, stride, n_rows, weights, weights_stride, out + i, out_stride);
+    if (i < n)
+        for (int j = 0; j < J; ++j)
+            mix_tail<Type>(rows + i, stride, n_rows, n - i, weights + size_t(j) * weights_stride,
+                           out + size_t(j) * out_stride + i);
+}
+
+// Rows that are taken together: few when they come from memory, so that their second half is asked for in time; many
+// when they stay in the cache for the next vectors.
+static constexpr int rows_from_memory = 8, rows_in_cache = 64;
 
 template <class Type>
 static void mix_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *weights,
-                     float *out) {
-    int i = 0;
-    for (; i + 64 <= n; i += 64) mix_block<Type, 4>(rows + i, stride, n_rows, weights, out + i);
-    for (; i + 16 <= n; i += 16) mix_block<Type, 1>(rows + i, stride, n_rows, weights, out + i);
-    if (i < n) {
-        const __mmask16 mask = tail_mask(n - i);
-        __m512 sum = _mm512_setzero_ps();
-        for (int r = 0; r < n_rows; ++r)
-            sum = _mm512_add_ps(
-                sum, _mm512_mul_ps(_mm512_set1_ps(weights[r]), Type::load(rows + size_t(r) * stride + i, mask)));
-        _mm512_mask_storeu_ps(out + i, mask, sum);
+                     size_t weights_stride, int n_x, float *out, size_t out_stride) {
+    const int step = n_x > 4 ? rows_in_cache : rows_from_memory;
+    for (int r = 0; r < n_rows; r += step) {
+        const auto *p = rows + size_t(r) * stride;
+        const float *w = weights + r;
+        const int some = n_rows - r < step ? n_rows - r : step;
+        int j = 0;
+        if (n_x >= 4) {
+            mix_columns<Type, 4, true>(p, stride, some, n, w, weights_stride, out, out_stride);
+            j = 4;
+        }
+        for (; j + 4 <= n_x; j += 4)
+            mix_columns<Type, 4, false>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
+                                        out + size_t(j) * out_stride, out_stride);
+        for (; j < n_x; ++j)
+            mix_columns<Type, 1, true>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
+                                       out + size_t(j) * out_stride, out_stride);
     }
 }
 
-void dot_rows_f32(const float *rows, size_t stride, int n_rows, int n, const float *x, float *out) {
-    dot_rows<F32>(rows, stride, n_rows, n, x, out);
+void dot_rows_f32(const float *rows, size_t stride, int n_rows, int n, const float *x, size_t x_stride, int n_x,
+                  float *out, size_t out_stride) {
+    dot_rows<F32>(rows, stride, n_rows, n, x, x_stride, n_x, out, out_stride);
 }
-void dot_rows_f16(const uint16_t *rows, size_t stride, int n_rows, int n, const float *x, float *out) {
-    dot_rows<F16>(rows, stride, n_rows, n, x, out);
+void dot_rows_f16(const uint16_t *rows, size_t stride, int n_rows, int n, const float *x, size_t x_stride, int n_x,
+                  float *out, size_t out_stride) {
+    dot_rows<F16>(rows, stride, n_rows, n, x, x_stride, n_x, out, out_stride);
 }
-void dot_rows_bf16(const uint16_t *rows, size_t stride, int n_rows, int n, const float *x, float *out) {
-    dot_rows<BF16>(rows, stride, n_rows, n, x, out);
+void dot_rows_bf16(const uint16_t *rows, size_t stride, int n_rows, int n, const float *x, size_t x_stride, int n_x,
+                   float *out, size_t out_stride) {
+    dot_rows<BF16>(rows, stride, n_rows, n, x, x_stride, n_x, out, out_stride);
 }
-void mix_rows_f32(const float *rows, size_t stride, int n_rows, int n, const float *weights, float *out) {
-    mix_rows<F32>(rows, stride, n_rows, n, weights, out);
+void mix_rows_f32(const float *rows, size_t stride, int n_rows, int n, const float *weights, size_t weights_stride,
+                  int n_x, float *out, size_t out_stride) {
+    mix_rows<F32>(rows, stride, n_rows, n, weights, weights_stride, n_x, out, out_stride);
 }
-void mix_rows_f16(const uint16_t *rows, size_t stride, int n_rows, int n, const float *weights, float *out) {
-    mix_rows<F16>(rows, stride, n_rows, n, weights, out);
+void mix_rows_f16(const uint16_t *rows, size_t stride, int n_rows, int n, const float *weights, size_t weights_stride,
+                  int n_x, float *out, size_t out_stride) {
+    mix_rows<F16>(rows, stride, n_rows, n, weights, weights_stride, n_x, out, out_stride);
 }
 
 }  // namespace bitnet::avx512vnni

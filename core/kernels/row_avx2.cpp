@@ -1,7 +1,7 @@
 // One row of activations with AVX2.
 #define BITNET_ISA avx2
 #include "core/kernels/declare.h"
-#include "core/kernels/lanes.h"
+#include "core/kernels/elementwise.h"
 #include <immintrin.h>
 
 namespace bitnet::avx2 {
@@ -60,5 +60,12 @@ double sum_squares(const float *x, int n) {
     for (; i < n; ++i) lane[i % 16] = lane[i % 16] + double(x[i]) * double(x[i]);
     return lane_tree(lane);
 }
+
+void scale_norm(const float *x, float r, const float *w, int n, float *out) { scale_norm_of(x, r, w, n, out); }
+void scale_accumulators(const int32_t *acc, int n, float s, float weight_scale, float *out) {
+    scale_accumulators_of(acc, n, s, weight_scale, out);
+}
+void relu2_gated(const float *gate, const float *up, int n, float *out) { relu2_gated_of(gate, up, n, out); }
+void softmax(float *x, int n) { softmax_of(x, n); }
 
 }  // namespace bitnet::avx2

@@ -1,8 +1,7 @@
-// One row of activations: largest magnitude, int8 codes, sum of squares. The plain form that defines the others.
+// Operations on one row of activations. The plain form that defines the others.
 #define BITNET_ISA scalar
 #include "core/kernels/declare.h"
-#include "core/kernels/lanes.h"
-#include "core/math.h"
+#include "core/kernels/elementwise.h"
 
 namespace bitnet::scalar {
 
@@ -32,5 +31,12 @@ double sum_squares(const float *x, int n) {
     for (int i = 0; i < n; ++i) lane[i % 16] = lane[i % 16] + double(x[i]) * double(x[i]);
     return lane_tree(lane);
 }
+
+void scale_norm(const float *x, float r, const float *w, int n, float *out) { scale_norm_of(x, r, w, n, out); }
+void scale_accumulators(const int32_t *acc, int n, float s, float weight_scale, float *out) {
+    scale_accumulators_of(acc, n, s, weight_scale, out);
+}
+void relu2_gated(const float *gate, const float *up, int n, float *out) { relu2_gated_of(gate, up, n, out); }
+void softmax(float *x, int n) { softmax_of(x, n); }
 
 }  // namespace bitnet::scalar

@@ -1,14 +1,28 @@
-// The tables of kernels.h, filled from the one list.
+// The tables of kernels.h, filled from the one list. Each says which namespace its groups come from: an ISA that
+// differs from another in the ternary products alone shares the rest.
 #include "core/kernels/kernels.h"
 
 #define BITNET_ISA scalar
 #include "core/kernels/declare.h"
 #undef BITNET_ISA
 #if defined(__x86_64__)
+#define BITNET_ISA sse2
+#include "core/kernels/declare.h"
+#undef BITNET_ISA
 #define BITNET_ISA avx2
 #include "core/kernels/declare.h"
 #undef BITNET_ISA
+#define BITNET_ISA avxvnni
+#include "core/kernels/declare.h"
+#undef BITNET_ISA
 #define BITNET_ISA avx512vnni
+#include "core/kernels/declare.h"
+#undef BITNET_ISA
+#elif defined(__aarch64__)
+#define BITNET_ISA neon
+#include "core/kernels/declare.h"
+#undef BITNET_ISA
+#define BITNET_ISA neon_dotprod
 #include "core/kernels/declare.h"
 #undef BITNET_ISA
 #endif
@@ -16,20 +30,69 @@
 namespace bitnet {
 
 // clang-format off
-#define BITNET_KERNEL(type, name, arguments) &name,
+#define BITNET_KERNEL(group, type, name, arguments) &group::name,
 namespace scalar {
-const Kernels kernels = {"scalar", "ternary.scalar",
+namespace row = scalar;
+namespace ternary = scalar;
+namespace dot = scalar;
+namespace compact = scalar;
+const Kernels kernels = {"scalar", "ternary.scalar", false,
 #include "core/kernels/kernels.inc"
 };
 }
 #if defined(__x86_64__)
+namespace sse2 {
+namespace row = sse2;
+namespace ternary = sse2;
+namespace dot = sse2;
+namespace compact = scalar;
+const Kernels kernels = {"sse2", "ternary.sse2", false,
+#include "core/kernels/kernels.inc"
+};
+}
 namespace avx2 {
-const Kernels kernels = {"avx2", "ternary.avx2",
+namespace row = avx2;
+namespace ternary = avx2;
+namespace dot = avx2;
+namespace compact = avx2;
+const Kernels kernels = {"avx2", "ternary.avx2", true,
+#include "core/kernels/kernels.inc"
+};
+}
+namespace avxvnni {
+namespace row = avx2;
+namespace ternary = avxvnni;
+namespace dot = avx2;
+namespace compact = avx2;
+const Kernels kernels = {"avxvnni", "ternary.avxvnni", true,
 #include "core/kernels/kernels.inc"
 };
 }
 namespace avx512vnni {
-const Kernels kernels = {"avx512vnni", "ternary.avx512vnni",
+namespace row = avx512vnni;
+namespace ternary = avx512vnni;
+namespace dot = avx512vnni;
+namespace compact = avx512vnni;
+const Kernels kernels = {"avx512vnni", "ternary.avx512vnni", true,
+#include "core/kernels/kernels.inc"
+};
+}
+#elif defined(__aarch64__)
+namespace neon {
+namespace row = neon;
+namespace ternary = neon;
+namespace dot = neon;
+namespace compact = scalar;
+const Kernels kernels = {"neon", "ternary.neon", false,
+#include "core/kernels/kernels.inc"
+};
+}
+namespace neon_dotprod {
+namespace row = neon;
+namespace ternary = neon_dotprod;
+namespace dot = neon;
+namespace compact = scalar;
+const Kernels kernels = {"neon-dotprod", "ternary.neon-dotprod", false,
 #include "core/kernels/kernels.inc"
 };
 }

@@ -5,7 +5,7 @@
 
 namespace bitnet::scalar {
 
-void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, int32_t x_sum, int32_t *acc) {
+void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, int32_t x_sum, int32_t *acc, uint8_t *) {
     for (int r = 0; r < n_rows; ++r) {
         const uint8_t *row = codes + size_t(r) * (size_t(n_in) / 4);
         int32_t sum = 0;
@@ -21,9 +21,9 @@ void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, i
 }
 
 void ternary_batch(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums,
-                   int n_tokens, int32_t *acc, size_t acc_stride, uint8_t *) {
+                   int n_tokens, int32_t *acc, size_t acc_stride, uint8_t *scratch) {
     for (int t = 0; t < n_tokens; ++t)
-        ternary_rows(codes, n_rows, n_in, x + size_t(t) * x_stride, x_sums[t], acc + size_t(t) * acc_stride);
+        ternary_rows(codes, n_rows, n_in, x + size_t(t) * x_stride, x_sums[t], acc + size_t(t) * acc_stride, scratch);
 }
 
 }  // namespace bitnet::scalar

@@ -53,11 +53,12 @@ TEST(Ops, QuantizeRowUsesTheFloorOfTheScale) {
 TEST(Ops, ScaleAccumulatorsInPlace) {
     std::vector<int32_t> acc = {3, -7, 0, 877824};
     std::vector<float> out(4);
-    scale_accumulators(acc.data(), 4, 63.5f, 1.25f, WeightScale::multiply, out.data());
+    scale_accumulators(scalar::kernels, acc.data(), 4, 63.5f, 1.25f, WeightScale::multiply, out.data());
     for (size_t i = 0; i < 4; ++i) EXPECT_EQ(out[i], (float(acc[i]) / 63.5f) * 1.25f);
-    scale_accumulators(acc.data(), 4, 63.5f, 1.25f, WeightScale::divide, out.data());
+    scale_accumulators(scalar::kernels, acc.data(), 4, 63.5f, 1.25f, WeightScale::divide, out.data());
     for (size_t i = 0; i < 4; ++i) EXPECT_EQ(out[i], (float(acc[i]) / 63.5f) / 1.25f);
-    scale_accumulators(acc.data(), 4, 63.5f, 1.25f, WeightScale::none, reinterpret_cast<float *>(acc.data()));
+    scale_accumulators(scalar::kernels, acc.data(), 4, 63.5f, 1.25f, WeightScale::none,
+                       reinterpret_cast<float *>(acc.data()));
     EXPECT_EQ(reinterpret_cast<float *>(acc.data())[1], -7.0f / 63.5f);
 }
 
@@ -100,7 +101,7 @@ TEST(Ops, Softmax) {
         long double sum = 0;
         for (size_t i = 0; i < x.size(); ++i) sum += exact[i] = std::exp((long double)x[i]);
         for (long double &e : exact) e /= sum;
-        softmax(x.data(), n);
+        scalar::kernels.softmax(x.data(), n);
         EXPECT_LT(relative_l2(x, exact), 3e-7) << n;
     }
 }
@@ -109,7 +110,7 @@ TEST(Ops, Activations) {
     const std::vector<float> g = random_floats(1000, 4, 2.0f), u = random_floats(1000, 5);
     const auto check = [&](Activation a, auto formula) {
         std::vector<float> y(g.size());
-        ffn_activation(g.data(), u.data(), 1000, a, y.data());
+        ffn_activation(scalar::kernels, g.data(), u.data(), 1000, a, y.data());
         std::vector<long double> exact(g.size());
         for (size_t i = 0; i < g.size(); ++i) exact[i] = formula((long double)g[i]) * u[i];
         EXPECT_LT(relative_l2(y, exact), 3e-7) << int(a);
@@ -126,7 +127,7 @@ TEST(Ops, ActivationsKeepNan) {
     const float nan = std::nanf(""), one = 1.0f;
     for (Activation a : {Activation::relu2, Activation::relu, Activation::silu, Activation::gelu}) {
         float y = 0;
-        ffn_activation(&nan, &one, 1, a, &y);
+        ffn_activation(scalar::kernels, &nan, &one, 1, a, &y);
         EXPECT_TRUE(std::isnan(y)) << int(a);
     }
 }

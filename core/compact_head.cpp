@@ -1,0 +1,269 @@
+#include "core/compact_head.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/math.h"
+#include "core/ops.h"
+
+namespace bitnet {
+namespace {
+
+constexpr int n_levels = 32;
+constexpr int middle = 64;          // level of the weight 0
+constexpr float widest_rms = 4;     // levels reach from -widest_rms to widest_rms times the row's root mean square
+constexpr int bins_per_level = 16;  // of the table from weights to codes
+constexpr int n_bins = 2 * middle * bins_per_level;
+constexpr double above = 1 + 1e-9;  // makes up for the rounding of a norm computed in double
+
+float rounded_up(double x) {
+    const float f = float(x);
+    return double(f) < x ? std::nextafterf(f, std::numeric_limits<float>::infinity()) : f;
+}
+
+// Bin of a weight that is `scaled` levels from the middle.
+int bin_of(float scaled) {
+    const float b = (scaled + float(middle)) * float(bins_per_level);
+    return b > 0 ? std::min(int(b), n_bins - 1) : 0;
+}
+double level_of_bin(int bin) { return (double(bin) + 0.5) / bins_per_level; }
+
+double rms_of(const std::vector<float> &row) {
+    double sum = 0;
+    for (float w : row) sum += double(w) * double(w);
+    return std::sqrt(sum / double(row.size()));
+}
+
+// Of each bin the code whose level is nearest. levels ascend.
+std::vector<uint8_t> nearest_codes(const uint8_t *levels) {
+    std::vector<uint8_t> nearest(n_bins);
+    for (int bin = 0, code = 0; bin < n_bins; ++bin) {
+        while (code + 1 < n_levels && level_of_bin(bin) * 2 > double(levels[code] + levels[code + 1])) ++code;
+        nearest[size_t(bin)] = uint8_t(code);
+    }
+    return nearest;
+}
+
+}  // namespace
+
+CompactHead::CompactHead(const FloatMatrix &head, ThreadPool &pool) : head_(head) {
+    const size_t rows = size_t(head.n_rows), n = size_t(head.n_cols);
+    nibbles_ = Buffer<uint8_t>::huge(rows * n / 2);
+    bits_ = Buffer<uint64_t>::huge(rows * n / 64);
+    scale_ = Buffer<float>(rows);
+    error_ = Buffer<float>(rows);
+    norm_ = Buffer<float>(rows);
+    train_levels();
+    const std::vector<uint8_t> nearest = nearest_codes(levels_);
+    std::vector<std::vector<float>> values(size_t(pool.size()), std::vector<float>(n));
+    pool.split(head.n_rows, 64, [&](int thread, int begin, int end) {
+        for (int r = begin; r < end; ++r) encode_row(r, nearest, values[size_t(thread)]);
+    });
+}
+
+size_t CompactHead::bytes() const {
+    return nibbles_.bytes() + bits_.bytes() + scale_.bytes() + error_.bytes() + norm_.bytes();
+}
+
+// Lloyd's algorithm (IEEE Transactions on Information Theory 28, 1982) on a histogram of some rows' weights.
+void CompactHead::train_levels() {
+    constexpr int n_sampled = 512, n_rounds = 60;
+    std::vector<double> count(n_bins, 1e-3);  // nowhere quite empty: every code keeps a place
+    std::vector<float> values(static_cast<size_t>(head_.n_cols));
+    for (int i = 0; i < n_sampled; ++i) {
+        float_row(head_, int(int64_t(head_.n_rows) * i / n_sampled), values.data());
+        const double rms = rms_of(values);
+        if (!(rms > 0) || std::isinf(rms)) continue;
+        const float to_levels = float((middle - 1) / (double(widest_rms) * rms));
+        for (float w : values) ++count[size_t(bin_of(w * to_levels))];
+    }
+    double level[n_levels];
+    for (int c = 0; c < n_levels; ++c) level[c] = 4.0 * c + 2.0;
+    for (int round = 0; round < n_rounds; ++round) {
+        double sum[n_levels] = {}, weight[n_levels] = {};
+        for (int bin = 0, c = 0; bin < n_bins; ++bin) {
+            while (c + 1 < n_levels && level_of_bin(bin) * 2 > level[c] + level[c + 1]) ++c;
+            sum[c] += count[size_t(bin)] * level_of_bin(bin);
+            weight[c] += count[size_t(bin)];
+        }
+        for (int c = 0; c < n_levels; ++c)
+            if (weight[c] > 0) level[c] = sum[c] / weight[c];
+    }
+    for (int c = 0; c < n_levels; ++c) levels_[c] = uint8_t(std::clamp(std::lround(level[c]), 0L, 127L));
+}
+
+void CompactHead::encode_row(int row, const std::vector<uint8_t> &nearest, std::vector<float> &values) {
+    const int n = head_.n_cols;
+    float_row(head_, row, values.data());
+    const double norm = rms_of(values) * std::sqrt(double(n)) * above;
+    const float scale = float(norm / std::sqrt(double(n)) * double(widest_rms) / (middle - 1));
+    const float to_levels = scale > 0 ? 1 / scale : 0;
+    uint8_t *nibbles = nibbles_.data() + size_t(row) * size_t(n) / 2;
+    uint64_t *bits = bits_.data() + size_t(row) * size_t(n) / 64;
+    double error = 0;
+    for (int i = 0; i < n; i += 64) {
+        uint64_t word = 0;
+        uint8_t *bytes = nibbles + i / 128 * 64;
+        for (int j = 0; j < 64; ++j) {
+            const float w = values[size_t(i + j)];
+            const uint8_t code = nearest[size_t(bin_of(w * to_levels))];
+            const double miss = double(w) - double(scale) * (int(levels_[code]) - middle);
+            error += miss * miss;
+            word |= uint64_t(code >> 4) << j;
+            bytes[j] = i % 128 == 0 ? uint8_t(code & 15) : uint8_t(bytes[j] | code << 4);
+        }
+        bits[i / 64] = word;
+    }
+    const bool bounded = norm < 1e30;  // false for NaN too
+    scale_.data()[row] = bounded ? scale : 0;
+    norm_.data()[row] = bounded ? rounded_up(norm) : 0;
+    error_.data()[row] =
+        bounded ? rounded_up(std::sqrt(error) * above + 1e-12 * norm) : std::numeric_limits<float>::infinity();
+}
+
+// x as integers q = 128 high + low times a step, and the bound's A and B.
+struct CompactHead::Input {
+    Buffer<int8_t> high, low;
+    int64_t q_sum = 0;
+    double step = 0;
+    double a = 0, b = 0, tiny = 0;
+    bool usable = false;
+};
+
+CompactHead::Input CompactHead::prepare(const float *x) const {
+    const int n = head_.n_cols;
+    Input in;
+    in.high = Buffer<int8_t>(size_t(n));
+    in.low = Buffer<int8_t>(size_t(n));
+    double largest = 0, sum = 0, miss = 0;
+    for (int i = 0; i < n; ++i) {
+        largest = std::max(largest, std::fabs(double(x[i])));
+        sum += double(x[i]) * double(x[i]);
+    }
+    const double norm = std::sqrt(sum) * above;
+    if (!(largest > 1e-30 && norm < 1e7))
+        return in;  // NaN and infinity too; the rows' 1e30 times this is still a float
+    in.step = largest / (127 * 128);
+    for (int i = 0; i < n; ++i) {
+        const int q = int(std::nearbyint(double(x[i]) / in.step));
+        const int high = (q + 64) >> 7;  // -127 to 127, and low -64 to 63
+        in.high.data()[i] = int8_t(high);
+        in.low.data()[i] = int8_t(q - high * 128);
+        in.q_sum += q;
+        const double d = double(x[i]) - q * in.step;
+        miss += d * d;
+    }
+    const double off = std::sqrt(miss) * above + 1e-12 * norm;
+    const double k = ((n + 15) / 16 + 5) * 0x1p-24, g = k / (1 - k);
+    in.a = (norm + off) * above;
+    in.b = (off + (g + 1e-11) * (norm + off)) * above;
+    in.tiny = n * 0x1p-149;
+    in.usable = true;
+    return in;
+}
+
+void CompactHead::bound(const Kernels &kernels, const Input &in, int begin, int end, float *upper) const {
+    constexpr int block = 128;
+    int32_t high[block], low[block];
+    const size_t n = size_t(head_.n_cols);
+    for (int r = begin; r < end; r += block) {
+        const int rows = std::min(block, end - r);
+        kernels.compact_rows(nibbles_.data() + size_t(r) * n / 2, bits_.data() + size_t(r) * n / 64, rows, int(n),
+                             levels_, in.high.data(), in.low.data(), high, low);
+        for (int i = 0; i < rows; ++i) {
+            const double s = 128.0 * high[i] + low[i] - double(middle) * double(in.q_sum);  // exact: far below 2^53
+            const double estimate = double(scale_.data()[r + i]) * in.step * s;
+            const double u =
+                estimate + double(error_.data()[r + i]) * in.a + double(norm_.data()[r + i]) * in.b + in.tiny;
+            const float f = float(u);
+            upper[r + i] = f + (std::fabs(f) * 3e-7f + 1e-37f);  // at least u: 3e-7 is over two units in the last place
+        }
+    }
+}
+
+float CompactHead::exact(const Kernels &kernels, const float *x, int row) const {
+    float logit;
+    float_matrix_rows(kernels, head_, row, row + 1, x, 1, &logit, 1);
+    return logit;
+}
+
+// The k rows that promise most.
+static std::vector<int32_t> leaders(const float *upper, int n_rows, int k) {
+    if (k == 1) return {int32_t(std::max_element(upper, upper + n_rows) - upper)};
+    std::vector<int32_t> rows(static_cast<size_t>(n_rows));
+    for (int i = 0; i < n_rows; ++i) rows[size_t(i)] = i;
+    std::nth_element(rows.begin(), rows.begin() + (k - 1), rows.end(),
+                     [&](int32_t a, int32_t b) { return upper[a] > upper[b]; });
+    rows.resize(size_t(k));
+    return rows;
+}
+
+// Rows [begin, end) that can reach `least`, with their logits; at most `most`.
+bool CompactHead::reach(const Kernels &kernels, const float *x, const float *upper, float least, int begin, int end,
+                        size_t most, std::vector<Candidate> &out) const {
+    for (int32_t i = begin; i < end; ++i) {
+        if (!(upper[i] >= least)) continue;
+        if (out.size() == most) return false;
+        out.push_back({i, 0});
+    }
+    const size_t row_bytes = head_.row_bytes();
+    const char *rows = static_cast<const char *>(head_.data);
+    for (size_t i = 0; i < out.size(); ++i) {
+        if (i + 1 < out.size())  // rows far apart: the processor cannot foresee the next one
+            for (size_t at = 0; at < row_bytes; at += 64)
+                __builtin_prefetch(rows + size_t(out[i + 1].token) * row_bytes + at, 0, 2);
+        out[i].logit = exact(kernels, x, out[i].token);
+    }
+    return true;
+}
+
+bool CompactHead::candidates(const Kernels &kernels, ThreadPool &pool, const float *x, int k, float *upper,
+                             std::vector<Candidate> &out) const {
+    out.clear();
+    const int n_rows = head_.n_rows;
+    const Input in = prepare(x);
+    if (!in.usable || k < 1 || k > n_rows) return false;
+
+    struct alignas(64) Part {
+        int begin = 0, end = 0;
+        int32_t best = 0;
+        std::vector<Candidate> found;
+        bool few = true;
+    };
+    std::vector<Part> parts(size_t(pool.size()));
+    pool.split(n_rows, 64, [&](int thread, int begin, int end) {
+        bound(kernels, in, begin, end, upper);
+        parts[size_t(thread)].begin = begin;
+        parts[size_t(thread)].end = end;
+        if (k == 1) parts[size_t(thread)].best = begin + leaders(upper + begin, end - begin, 1)[0];
+    });
+
+    // The k-th largest of all logits is not below the smallest of any k of them.
+    std::vector<int32_t> first;
+    if (k == 1)
+        for (const Part &part : parts) {
+            if (part.end > part.begin && (first.empty() || upper[part.best] > upper[first[0]])) first = {part.best};
+        }
+    else
+        first = leaders(upper, n_rows, k);
+    float least = std::numeric_limits<float>::infinity();
+    for (int32_t row : first) {
+        const float logit = exact(kernels, x, row);
+        if (!(logit >= -std::numeric_limits<float>::max())) return false;  // NaN or -infinity excludes nobody
+        least = std::min(least, logit);
+    }
+
+    pool.run([&](int thread, int) {
+        Part &part = parts[size_t(thread)];
+        const size_t most = size_t(std::max((part.end - part.begin) / 8, k));  // beyond, the head in order is faster
+        part.few = reach(kernels, x, upper, least, part.begin, part.end, most, part.found);
+    });
+    for (const Part &part : parts) {
+        if (!part.few) return false;
+        out.insert(out.end(), part.found.begin(), part.found.end());
+    }
+    return true;
+}
+
+}  // namespace bitnet
