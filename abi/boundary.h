@@ -13,6 +13,7 @@
 
 #include "abi/tracing.h"
 #include "bitnet_c.h"
+#include "core/compact_head.h"
 #include "core/cpu.h"
 #include "core/state.h"
 #include "model/error.h"
@@ -27,8 +28,17 @@ struct LoadedModel {
     std::string semantics_text;
 
     const std::string &hash() const;  // BLAKE3 of the file, computed once; safe from many threads
+    // Made by the first caller on its threads; safe from many. Throws std::bad_alloc, and then tries again next time.
+    const CompactHead &compact_head(ThreadPool &pool) const;
+    // The same when it is there already, else null; and the time that it took.
+    const CompactHead *made_compact_head() const { return compact_.load(std::memory_order_acquire); }
+    uint64_t compact_head_ns() const { return compact_ns_.load(std::memory_order_relaxed); }
 
 private:
+    mutable std::mutex compact_mutex_;
+    mutable std::unique_ptr<const CompactHead> compact_owner_;
+    mutable std::atomic<const CompactHead *> compact_{nullptr};
+    mutable std::atomic<uint64_t> compact_ns_{0};
     mutable std::once_flag hashed_;
     mutable std::string hash_;
 };
@@ -48,6 +58,8 @@ struct bitnet_ctx {
     std::vector<int32_t> history;  // token at each position; -1 where embeddings were given
     std::atomic<bool> busy{false};
     bitnet::Tracing tracing;
+    bool certified = false;                                     // BITNET_HEAD_CERTIFIED, and this model and CPU can
+    uint64_t n_certified = 0, n_full = 0, n_rows_computed = 0;  // bitnet_head_stats_t
 };
 
 namespace bitnet {

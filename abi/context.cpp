@@ -11,7 +11,7 @@ namespace bitnet {
 static constexpr int n_ctx_max = 1 << 20;
 static constexpr int n_threads_max = 256;
 static constexpr int n_batch_max = 4096;
-static constexpr int n_batch_default = 256;
+static constexpr int n_batch_default = 512;
 
 static int32_t within(int32_t value, int32_t fallback, int32_t most, const char *name) {
     if (value == 0) return fallback;
@@ -32,6 +32,14 @@ static StateConfig config_of(const Model &model, const bitnet_context_params_t &
                 : params.kv_type == BITNET_KV_F16 ? KvType::f16
                                                   : model.semantics.kv;
     return config;
+}
+
+static bool can_certify(const LoadedModel &loaded, const bitnet_context_params_t &params) {
+    if (params.head > BITNET_HEAD_CERTIFIED)
+        fail(Status::invalid, "params->head is %u: expected 0 (full) or 1 (certified)", params.head);
+    if (params.reserved) fail(Status::invalid, "params->reserved is %u: expected 0", params.reserved);
+    return params.head == BITNET_HEAD_CERTIFIED && loaded.kernels->compact_pays &&
+           CompactHead::fits(loaded.model->head);
 }
 
 static void move_back(bitnet_ctx &ctx, int n_positions) {
@@ -138,8 +146,11 @@ bitnet_status_t bitnet_context_create(const bitnet_model_t *model, const bitnet_
     return guarded("bitnet_context_create", [&] {
         require(out, "out");
         require(model, "model");
-        const StateConfig config = config_of(*model->loaded->model, parameters(given, "params"));
+        const bitnet_context_params_t params = parameters(given, "params");
+        const StateConfig config = config_of(*model->loaded->model, params);
+        const bool certified = can_certify(*model->loaded, params);
         auto ctx = std::make_unique<bitnet_ctx>(model->loaded, config);
+        ctx->certified = certified;
         ctx->history.reserve(size_t(config.n_ctx));
         ctx->tracing.attach_environment();
         *out = ctx.release();
@@ -172,6 +183,7 @@ bitnet_status_t bitnet_context_fork(bitnet_ctx_t *ctx, bitnet_ctx_t **out) {
         auto copy = std::make_unique<bitnet_ctx>(ctx->loaded, ctx->state.config);
         copy->history.reserve(size_t(ctx->state.config.n_ctx));
         copy->history = ctx->history;
+        copy->certified = ctx->certified;
         copy->state.copy_kv(ctx->state, ctx->state.position);
         copy->state.position = ctx->state.position;
         *out = copy.release();
@@ -180,6 +192,22 @@ bitnet_status_t bitnet_context_fork(bitnet_ctx_t *ctx, bitnet_ctx_t **out) {
 
 int32_t bitnet_context_position(const bitnet_ctx_t *ctx) { return ctx ? ctx->state.position : -1; }
 int32_t bitnet_context_capacity(const bitnet_ctx_t *ctx) { return ctx ? ctx->state.config.n_ctx : -1; }
+
+bitnet_status_t bitnet_context_get_head_stats(const bitnet_ctx_t *ctx, bitnet_head_stats_t *out) {
+    return guarded("bitnet_context_get_head_stats", [&] {
+        require(ctx, "ctx");
+        bitnet_head_stats_t stats{};
+        stats.n_certified = ctx->n_certified;
+        stats.n_full = ctx->n_full;
+        stats.n_rows_computed = ctx->n_rows_computed;
+        if (const CompactHead *compact = ctx->certified ? ctx->loaded->made_compact_head() : nullptr) {
+            stats.n_bytes = compact->bytes();
+            stats.build_ns = ctx->loaded->compact_head_ns();
+        }
+        fill(out, stats, "out");
+    });
+}
+
 uint64_t bitnet_context_memory(const bitnet_ctx_t *ctx) { return ctx ? ctx->state.bytes() : 0; }
 
 bitnet_status_t bitnet_context_save(bitnet_ctx_t *ctx, void *out, size_t *n) {

@@ -39,7 +39,9 @@ static int kept_row(const bitnet_ctx &ctx, int32_t i) {
 }
 
 const float *logits_row(bitnet_ctx &ctx, int32_t i) {
-    return ctx.state.logits.data() + size_t(kept_row(ctx, i)) * size_t(ctx.state.model->hp.n_vocab);
+    const int row = kept_row(ctx, i);
+    complete_logits(ctx.state);
+    return ctx.state.logits.data() + size_t(row) * size_t(ctx.state.model->hp.n_vocab);
 }
 
 }  // namespace bitnet

@@ -10,6 +10,7 @@ namespace bitnet {
 namespace {
 
 constexpr int repeat_last_n_default = 64;
+constexpr int certified_most = 64;  // with more candidates to tell apart the bounds overlap too much
 
 struct Generation {
     SamplerSettings settings;
@@ -18,6 +19,8 @@ struct Generation {
     std::vector<int32_t> end_ids;
     std::vector<std::string> stop_strings;
     size_t longest_stop = 0;
+    int needed;      // of the largest logits, to draw a token
+    bool certified;  // the full head is left out where the bound allows
 };
 
 void check_finite(float value, float least, const char *name) {
@@ -62,6 +65,8 @@ Generation plan(const bitnet_ctx &ctx, const bitnet_generate_params_t &params, s
         if (g.stop_strings.back().empty()) fail(Status::invalid, "params->stop_strings[%zu] is empty", i);
         g.longest_stop = std::max(g.longest_stop, g.stop_strings.back().size());
     }
+    g.needed = logits_needed(ctx.state.model->hp.n_vocab, g.settings, g.repeat_last_n);
+    g.certified = ctx.certified && g.needed <= certified_most;
     return g;
 }
 
@@ -81,7 +86,19 @@ bool ends(const bitnet_ctx &ctx, const Generation &g, int32_t token, std::string
     return contains_stop(g, text, piece.size());
 }
 
-int32_t next_token(bitnet_ctx &ctx, const Generation &g, const float *logits, uint64_t draw) {
+// The token that the full head would give, without it where the bound allows; then `logits` is null.
+int32_t next_token(bitnet_ctx &ctx, const Generation &g, uint64_t draw, const float *&logits) {
+    if (ctx.certified && ctx.state.logits_left_out) {
+        std::vector<Candidate> candidates;
+        if (head_candidates(ctx.state, ctx.loaded->compact_head(ctx.state.pool), g.needed, candidates)) {
+            ++ctx.n_certified;
+            ctx.n_rows_computed += candidates.size();
+            logits = nullptr;
+            return sample(std::move(candidates), g.settings, draw);
+        }
+    }
+    if (ctx.certified) ++ctx.n_full;
+    logits = logits_row(ctx, -1);
     const size_t n = std::min(g.repeat_last_n, ctx.history.size());
     return sample(logits, ctx.state.model->hp.n_vocab, g.settings, draw, ctx.history.data() + ctx.history.size() - n,
                   n);
@@ -92,8 +109,8 @@ void generate(bitnet_ctx &ctx, const bitnet_generate_params_t &params, int32_t *
     *n = 0;
     std::string text;
     while (*n < g.limit) {
-        const float *logits = logits_row(ctx, -1);
-        const int32_t token = next_token(ctx, g, logits, *n);
+        const float *logits = nullptr;
+        const int32_t token = next_token(ctx, g, *n, logits);
         if (out) out[*n] = token;
         ++*n;
         if (params.on_token && params.on_token(params.on_token_user, token, logits, ctx.state.model->hp.n_vocab))
@@ -102,6 +119,7 @@ void generate(bitnet_ctx &ctx, const bitnet_generate_params_t &params, int32_t *
         EvalRequest request;
         request.tokens = &token;
         request.n = 1;
+        request.leave_out_logits = g.certified;
         evaluate(ctx, request);
     }
 }

@@ -46,7 +46,18 @@ BITNET_AT(bitnet_context_params_t, n_threads, 8);
 BITNET_AT(bitnet_context_params_t, n_batch, 12);
 BITNET_AT(bitnet_context_params_t, kv_type, 16);
 BITNET_AT(bitnet_context_params_t, device_id, 20);
-BITNET_SIZE(bitnet_context_params_t, 24);
+BITNET_AT(bitnet_context_params_t, head, 24);
+BITNET_AT(bitnet_context_params_t, reserved, 28);
+BITNET_SIZE(bitnet_context_params_t, 32);
+
+BITNET_AT(bitnet_head_stats_t, struct_size, 0);
+BITNET_AT(bitnet_head_stats_t, reserved, 4);
+BITNET_AT(bitnet_head_stats_t, n_certified, 8);
+BITNET_AT(bitnet_head_stats_t, n_full, 16);
+BITNET_AT(bitnet_head_stats_t, n_rows_computed, 24);
+BITNET_AT(bitnet_head_stats_t, n_bytes, 32);
+BITNET_AT(bitnet_head_stats_t, build_ns, 40);
+BITNET_SIZE(bitnet_head_stats_t, 48);
 
 BITNET_AT(bitnet_eval_params_t, struct_size, 0);
 BITNET_AT(bitnet_eval_params_t, logits, 4);

@@ -7,15 +7,21 @@
 
 namespace bitnet {
 
+static std::string blake3_hex(const void *data, size_t n_bytes) {
+    blake3_hasher hasher;
+    blake3_hasher_init(&hasher);
+    blake3_hasher_update(&hasher, data, n_bytes);
+    uint8_t digest[BLAKE3_OUT_LEN];
+    blake3_hasher_finalize(&hasher, digest, sizeof digest);
+    std::string hex;
+    for (const uint8_t byte : digest) hex += format_text("%02x", byte);
+    return hex;
+}
+
 const std::string &LoadedModel::hash() const {
     std::call_once(hashed_, [this] {
         const Mapping &bytes = model->file().bytes();
-        blake3_hasher hasher;
-        blake3_hasher_init(&hasher);
-        blake3_hasher_update(&hasher, bytes.data(), bytes.size());
-        uint8_t digest[BLAKE3_OUT_LEN];
-        blake3_hasher_finalize(&hasher, digest, sizeof digest);
-        for (const uint8_t byte : digest) hash_ += format_text("%02x", byte);
+        hash_ = blake3_hex(bytes.data(), bytes.size());
     });
     return hash_;
 }
@@ -116,6 +122,14 @@ bitnet_status_t bitnet_model_hash(const bitnet_model_t *model, char *out, size_t
     return guarded("bitnet_model_hash", [&] {
         require(model, "model");
         copy_out(model->loaded->hash(), out, n);
+    });
+}
+
+bitnet_status_t bitnet_blake3(const void *data, size_t n_bytes, char *out, size_t *n) {
+    return guarded("bitnet_blake3", [&] {
+        require(n, "n");
+        if (n_bytes > 0) require(data, "data");
+        copy_out(blake3_hex(data ? data : "", n_bytes), out, n);
     });
 }
 

@@ -174,6 +174,9 @@ BITNET_API const char *bitnet_model_isa(const bitnet_model_t *model);
 BITNET_API const char *bitnet_model_semantics(const bitnet_model_t *model);
 /* BLAKE3 of the whole file as 64 hex digits. Computed at the first call (about 0.3 s per GB from the page cache), then kept. */
 BITNET_API bitnet_status_t bitnet_model_hash(const bitnet_model_t *model, char *out, size_t *n);
+/* BLAKE3 of any bytes, in the same form; it is the hash of a trace's rows too (section 10). `data` may be NULL when
+ * n_bytes is 0. Any thread. */
+BITNET_API bitnet_status_t bitnet_blake3(const void *data, size_t n_bytes, char *out, size_t *n);
 
 /* Things a user should see about this file, one line each: what was assumed, what is unusual. */
 BITNET_API size_t bitnet_model_warning_count(const bitnet_model_t *model);
@@ -209,6 +212,16 @@ BITNET_API bitnet_status_t bitnet_model_tensor(const bitnet_model_t *model, size
 #define BITNET_KV_F32 1u
 #define BITNET_KV_F16 2u
 
+/* How bitnet_generate finds a token. Full: every logit is computed, by reading the whole output head, which is more than half
+ * the bytes of a token. Certified: for greedy (temperature 0) and top-k generation without a repetition penalty, a compact
+ * copy of the head (5 bits a weight) bounds every logit rigorously, and only those that can still win are computed, exactly:
+ * the tokens are always those of the full head. Where the bound leaves too many the full head is used, and counted
+ * (bitnet_context_get_head_stats). The copy is made at first use, takes about 0.63 bytes a weight of the head (207 MB and 0.7 s
+ * with 2 threads for the 2B-4T shape) and is shared by the contexts of a model. Without a fast enough instruction set
+ * (AVX2 or better), or when a trace wants the logits, the full head is used. */
+#define BITNET_HEAD_FULL 0u
+#define BITNET_HEAD_CERTIFIED 1u
+
 typedef struct bitnet_context_params {
     uint32_t struct_size;
     int32_t n_ctx;      /* positions; 0: the model's n_ctx_train */
@@ -216,6 +229,8 @@ typedef struct bitnet_context_params {
     int32_t n_batch;    /* rows computed together, 1..4096; 0: 256. Results do not depend on it. */
     uint32_t kv_type;   /* BITNET_KV_... */
     int32_t device_id;  /* 0: CPU; anything else: BITNET_E_UNSUPPORTED */
+    uint32_t head;      /* BITNET_HEAD_... */
+    uint32_t reserved;  /* 0 */
 } bitnet_context_params_t;
 
 /* Allocates all memory the context will ever need, but for logits of several positions. When BITNET_TRACE_PLUGIN is
@@ -235,6 +250,18 @@ BITNET_API int32_t bitnet_context_position(const bitnet_ctx_t *ctx);
 BITNET_API int32_t bitnet_context_capacity(const bitnet_ctx_t *ctx);
 /* Bytes this context has allocated (KV cache, scratch, logits). */
 BITNET_API uint64_t bitnet_context_memory(const bitnet_ctx_t *ctx);
+
+typedef struct bitnet_head_stats { /* of a context with BITNET_HEAD_CERTIFIED; zero in others */
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t n_certified;     /* tokens found without the full head */
+    uint64_t n_full;          /* tokens for which it was read after all: the bound left too many, or the settings need it */
+    uint64_t n_rows_computed; /* logits computed exactly for the certified tokens */
+    uint64_t n_bytes;         /* of the compact copy; 0 before its first use */
+    uint64_t build_ns;        /* time it took to make, by whichever context made it */
+} bitnet_head_stats_t;
+/* Fills *out up to out->struct_size bytes. */
+BITNET_API bitnet_status_t bitnet_context_get_head_stats(const bitnet_ctx_t *ctx, bitnet_head_stats_t *out);
 /* Writes the KV state as a versioned, checksummed blob / takes it back. Restoring demands the same model file, the
  * same semantics and KV type; on any failure the context is as it was. Logits are not part of it. */
 BITNET_API bitnet_status_t bitnet_context_save(bitnet_ctx_t *ctx, void *out, size_t *n);
@@ -312,7 +339,8 @@ BITNET_API bitnet_status_t bitnet_eval_tokens(bitnet_ctx_t *ctx, const int32_t *
  * 8. Logits
  * ------------------------------------------------------------------------------------------------------------ */
 
-/* Row i of the rows the last eval kept, n_vocab floats; negative counts from the end. Borrowed until the next call
+/* Row i of the rows the last eval kept, n_vocab floats; negative counts from the end. After a bitnet_generate with the
+ * certified head the row is computed by the first call that asks for it. Borrowed until the next call
  * that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row. */
 BITNET_API const float *bitnet_get_logits_ith(bitnet_ctx_t *ctx, int32_t i);
 /* The same copied out; *n in floats. */
@@ -331,7 +359,7 @@ BITNET_API bitnet_status_t bitnet_top_logits(bitnet_ctx_t *ctx, int32_t i, int32
  * ------------------------------------------------------------------------------------------------------------ */
 
 /* Called for each new token before it is evaluated; `logits` is the row it was drawn from (n_vocab floats, valid
- * during the call). Non-zero stops the generation with BITNET_E_CANCELLED; the tokens so far are kept. */
+ * during the call), NULL when the certified head found the token without it. Non-zero stops the generation with BITNET_E_CANCELLED; the tokens so far are kept. */
 typedef int32_t (*bitnet_token_fn)(void *user, int32_t token, const float *logits, int32_t n_vocab);
 
 typedef struct bitnet_generate_params {

@@ -245,6 +245,7 @@ TEST(Buffer, EveryFunctionThatFillsOne) {
     ASSERT_OK(eval(ctx.get(), prompt(3)));
     const std::vector<int32_t> tokens = prompt(20);
     check_buffer<char>([&](char *out, size_t *n) { return bitnet_model_hash(model.get(), out, n); });
+    check_buffer<char>([&](char *out, size_t *n) { return bitnet_blake3("abc", 3, out, n); });
     check_buffer<char>([&](char *out, size_t *n) { return bitnet_model_key_text(model.get(), 0, 0, out, n); });
     check_buffer<char>(
         [&](char *out, size_t *n) { return bitnet_detokenize(model.get(), tokens.data(), tokens.size(), 0, out, n); });

@@ -311,5 +311,127 @@ TEST_F(Generate, CallbackSeesEachTokenBeforeItIsEvaluated) {
     EXPECT_EQ(callback.tokens, greedy(6));
 }
 
+Context certified_context(const bitnet_model_t *model, int n_threads = 1) {
+    auto params = make<bitnet_context_params_t>();
+    params.n_ctx = 64;
+    params.n_threads = n_threads;
+    params.head = BITNET_HEAD_CERTIFIED;
+    bitnet_ctx_t *ctx = nullptr;
+    EXPECT_OK(bitnet_context_create(model, &params, &ctx));
+    return Context(ctx);
+}
+
+bitnet_head_stats_t head_stats(const bitnet_ctx_t *ctx) {
+    auto stats = make<bitnet_head_stats_t>();
+    EXPECT_OK(bitnet_context_get_head_stats(ctx, &stats));
+    return stats;
+}
+
+std::vector<int32_t> generate(bitnet_ctx_t *ctx, const bitnet_generate_params_t &params, int n_prompt) {
+    EXPECT_OK(bitnet_context_reset(ctx));
+    EXPECT_OK(eval(ctx, prompt(n_prompt)));
+    std::vector<int32_t> out(64);
+    size_t n = out.size();
+    EXPECT_OK(bitnet_generate(ctx, &params, out.data(), &n));
+    out.resize(n);
+    return out;
+}
+
+TEST_F(Generate, CertifiedHeadGivesTheFullHeadsTokens) {
+    for (int i = 0; i < bitnet_isa_count(); ++i) {
+        if (!bitnet_isa_usable(i)) continue;
+        const Model model = load(nullptr, bitnet_isa_name(i));
+        for (int n_threads : {1, 3}) {
+            const Context ctx = certified_context(model.get(), n_threads);
+            uint64_t asked = 0;
+            for (int n_prompt : {1, 5, 20})
+                for (int top_k : {0, 1, 5, 40, 100}) {  // 0: greedy
+                    params_.temperature = top_k ? 0.9f : 0.0f;
+                    params_.top_k = top_k;
+                    params_.seed = uint64_t(top_k);
+                    const std::vector<int32_t> tokens = generate(ctx.get(), params_, n_prompt);
+                    EXPECT_EQ(tokens, generate(this->ctx(), params_, n_prompt)) << top_k;
+                    asked += tokens.size();
+                }
+            const bitnet_head_stats_t stats = head_stats(ctx.get());
+            const std::string isa = bitnet_isa_name(i);
+            if (isa.substr(0, 3) == "avx") {
+                EXPECT_EQ(stats.n_certified + stats.n_full, asked) << "every token is counted once";
+                EXPECT_GT(stats.n_certified, asked / 5);
+                EXPECT_GE(stats.n_rows_computed, stats.n_certified);
+                EXPECT_GT(stats.n_bytes, uint64_t(n_vocab) * n_embd / 2);
+                EXPECT_GT(stats.build_ns, 0u);
+            } else {  // not worth it there: the full head, silently
+                EXPECT_EQ(stats.n_certified, 0u);
+                EXPECT_EQ(stats.n_bytes, 0u);
+            }
+        }
+    }
+}
+
+TEST_F(Generate, CertifiedHeadComputesTheRowOnDemand) {
+    const Context certified = certified_context(model_.get());
+    generate(ctx(), params_, 5);
+    params_.max_tokens = 10;
+    const std::vector<int32_t> tokens = generate(certified.get(), params_, 5);
+    EXPECT_EQ(tokens, generate(ctx(), params_, 5));
+    EXPECT_EQ(bitnet_logits_count(certified.get()), 1);
+    EXPECT_EQ(row(certified.get()), row(ctx())) << "bit for bit";
+    EXPECT_EQ(row(certified.get()), row(ctx())) << "and again";
+    int32_t best = -1;
+    EXPECT_OK(bitnet_top_logits(certified.get(), -1, 1, &best, nullptr));
+}
+
+TEST_F(Generate, CertifiedHeadHandsOutNoRowToTheCallback) {
+    const Context ctx = certified_context(model_.get());
+    struct Seen {
+        int with = 0, without = 0;
+    } seen;
+    params_.max_tokens = 12;
+    params_.on_token = [](void *user, int32_t, const float *logits, int32_t) {
+        ++(logits ? static_cast<Seen *>(user)->with : static_cast<Seen *>(user)->without);
+        return 0;
+    };
+    params_.on_token_user = &seen;
+    EXPECT_EQ(generate(ctx.get(), params_, 5).size(), 12u);
+    const bitnet_head_stats_t stats = head_stats(ctx.get());
+    EXPECT_EQ(uint64_t(seen.without), stats.n_certified);
+    EXPECT_EQ(uint64_t(seen.with), 12 - stats.n_certified);
+}
+
+TEST_F(Generate, CertifiedHeadIsOffWhereEveryLogitCounts) {
+    const Context certified = certified_context(model_.get());
+    params_.repeat_penalty = 1.3f;
+    EXPECT_EQ(generate(certified.get(), params_, 5), generate(ctx(), params_, 5));
+    params_.repeat_penalty = 0;
+    params_.temperature = 1;  // without top-k any token may be drawn
+    EXPECT_EQ(generate(certified.get(), params_, 5), generate(ctx(), params_, 5));
+    EXPECT_EQ(head_stats(certified.get()).n_certified, 0u);
+    EXPECT_EQ(head_stats(ctx()).n_full, 0u) << "a context without it counts nothing";
+}
+
+TEST_F(Generate, CertifiedHeadLeavesTracedLogitsAlone) {
+    const Context certified = certified_context(model_.get());
+    ASSERT_OK(bitnet_trace_set_sink(certified.get(), &recorder_.table, &recorder_));
+    ASSERT_OK(bitnet_trace_select(certified.get(), "logits"));
+    params_.max_tokens = 4;
+    EXPECT_EQ(generate(certified.get(), params_, 5), generate(ctx(), params_, 5));
+    EXPECT_EQ(head_stats(certified.get()).n_certified, 0u);
+    EXPECT_OK(bitnet_trace_set_sink(certified.get(), nullptr, nullptr));
+}
+
+TEST_F(Generate, HeadParameters) {
+    auto params = make<bitnet_context_params_t>();
+    bitnet_ctx_t *made = nullptr;
+    params.head = 2;
+    expect_error(bitnet_context_create(model_.get(), &params, &made), BITNET_E_INVALID, {"head is 2", "certified"});
+    params.head = 0;
+    params.reserved = 1;
+    expect_error(bitnet_context_create(model_.get(), &params, &made), BITNET_E_INVALID, {"reserved"});
+    auto stats = make<bitnet_head_stats_t>();
+    expect_error(bitnet_context_get_head_stats(nullptr, &stats), BITNET_E_INVALID, {"ctx"});
+    expect_error(bitnet_context_get_head_stats(ctx(), nullptr), BITNET_E_INVALID, {"out"});
+}
+
 }  // namespace
 }  // namespace bitnet_test

@@ -116,6 +116,30 @@ TEST(Load, Hash) {
     EXPECT_EQ(std::string(line).substr(0, 64), hash);
 }
 
+TEST(Blake3, KnownVectorsAndTheModelsOwnHash) {
+    const auto hash = [](const void *data, size_t n_bytes) {
+        char out[65];
+        size_t n = sizeof out;
+        EXPECT_OK(bitnet_blake3(data, n_bytes, out, &n));
+        EXPECT_EQ(n, sizeof out);
+        return std::string(out);
+    };
+    // BLAKE3's official vectors: input byte i is i mod 251.
+    std::vector<uint8_t> input(102400);
+    for (size_t i = 0; i < input.size(); ++i) input[i] = uint8_t(i % 251);
+    EXPECT_EQ(hash(input.data(), 0), "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
+    EXPECT_EQ(hash(nullptr, 0), hash(input.data(), 0));
+    EXPECT_EQ(hash(input.data(), 1), "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213");
+    EXPECT_EQ(hash(input.data(), input.size()), "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085");
+    EXPECT_EQ(hash("abc", 3), "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85");
+
+    const std::vector<uint8_t> file = read_file(small_model);
+    char model_hash[65];
+    size_t n = sizeof model_hash;
+    ASSERT_OK(bitnet_model_hash(load().get(), model_hash, &n));
+    EXPECT_EQ(hash(file.data(), file.size()), model_hash);
+}
+
 TEST(Load, Keys) {
     const Model model = load();
     const size_t count = bitnet_model_key_count(model.get());

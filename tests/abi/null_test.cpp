@@ -56,6 +56,8 @@ TEST_F(Null, Model) {
     EXPECT_EQ(bitnet_model_semantics(nullptr), nullptr);
     invalid(bitnet_model_hash(nullptr, nullptr, &n), "model");
     invalid(bitnet_model_hash(model(), nullptr, nullptr), "n");
+    invalid(bitnet_blake3(nullptr, 1, nullptr, &n), "data");
+    invalid(bitnet_blake3("a", 1, nullptr, nullptr), "n");
     EXPECT_EQ(bitnet_model_warning_count(nullptr), 0u);
     EXPECT_EQ(bitnet_model_warning(nullptr, 0), nullptr);
     EXPECT_EQ(bitnet_model_key_count(nullptr), 0u);
@@ -85,6 +87,9 @@ TEST_F(Null, Context) {
     EXPECT_EQ(bitnet_context_position(nullptr), -1);
     EXPECT_EQ(bitnet_context_capacity(nullptr), -1);
     EXPECT_EQ(bitnet_context_memory(nullptr), 0u);
+    auto head = make<bitnet_head_stats_t>();
+    invalid(bitnet_context_get_head_stats(nullptr, &head), "ctx");
+    invalid(bitnet_context_get_head_stats(ctx(), nullptr), "out");
     invalid(bitnet_context_save(nullptr, nullptr, &n), "ctx");
     invalid(bitnet_context_save(ctx(), nullptr, nullptr), "n");
     invalid(bitnet_context_restore(nullptr, "", 1), "ctx");

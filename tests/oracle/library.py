@@ -79,7 +79,7 @@ class ContextParams(Structure):
         ("n_threads", c_int32),
         ("n_batch", c_int32),
         ("kv_type", c_uint32),
-        ("device_id", c_int32),
+        ("device_id", c_int32), ("head", c_uint32), ("reserved", c_uint32),
     )
 
 
