@@ -15,8 +15,10 @@ inline constexpr int exit_error = 2;
 void add_run_command(CLI::App &app, int &exit_code);
 void add_trace_command(CLI::App &app, int &exit_code);
 void add_diff_command(CLI::App &app, int &exit_code);
+void add_certify_command(CLI::App &app, int &exit_code);
 void add_tokenize_command(CLI::App &app, int &exit_code);
 void add_inspect_command(CLI::App &app, int &exit_code);
 void add_make_model_command(CLI::App &app, int &exit_code);
+void add_bench_command(CLI::App &app, int &exit_code);
 
 }  // namespace bitnet

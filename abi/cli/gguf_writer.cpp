@@ -20,7 +20,9 @@ static_assert(std::endian::native == std::endian::little, "GGUF is little-endian
 
 constexpr uint32_t gguf_version = 3;
 constexpr uint64_t alignment = 32;
-constexpr uint64_t i2_s_tail = 32;       // the scale and padding after the codes
+constexpr uint64_t i2_s_tail = 32;     // the scale and padding after the codes
+constexpr uint64_t tq2_0_block = 256;  // elements, in 64 bytes of codes and a half
+constexpr uint64_t tq2_0_block_bytes = 66;
 constexpr size_t chunk_bytes = 4 << 20;  // memory of a write; a multiple of the alignment
 
 enum ValueType : uint32_t { type_u32 = 4, type_i32 = 5, type_f32 = 6, type_bool = 7, type_string = 8, type_array = 9 };
@@ -152,9 +154,10 @@ void GgufWriter::add_tensor(std::string_view name, GgufTensorType type, std::vec
                             TensorSource source) {
     uint64_t n_elements = 1;
     for (const uint64_t dim : dims) n_elements *= dim;
-    const uint64_t n_bytes = type == GgufTensorType::f32   ? n_elements * 4
-                             : type == GgufTensorType::f16 ? n_elements * 2
-                                                           : n_elements / 4 + i2_s_tail;
+    const uint64_t n_bytes = type == GgufTensorType::f32     ? n_elements * 4
+                             : type == GgufTensorType::f16   ? n_elements * 2
+                             : type == GgufTensorType::tq2_0 ? n_elements / tq2_0_block * tq2_0_block_bytes
+                                                             : n_elements / 4 + i2_s_tail;
     tensors_.push_back({std::string(name), type, std::move(dims), n_bytes, std::move(source)});
 }
 
@@ -177,12 +180,9 @@ std::string GgufWriter::header() const {
     return out;
 }
 
-uint64_t GgufWriter::write(const std::string &path, const std::function<void(uint64_t, uint64_t)> &progress) const {
+void GgufWriter::each_piece(const std::function<void(const void *, size_t)> &take) const {
     const std::string head = header();
-    uint64_t total = head.size();
-    for (const Tensor &tensor : tensors_) total += aligned(tensor.n_bytes);
-    NewFile file(path);
-    file.write(head.data(), head.size());
+    take(head.data(), head.size());
     std::vector<uint8_t> chunk(chunk_bytes);
     for (const Tensor &tensor : tensors_) {
         for (uint64_t offset = 0; offset < tensor.n_bytes; offset += chunk_bytes) {
@@ -190,12 +190,27 @@ uint64_t GgufWriter::write(const std::string &path, const std::function<void(uin
             tensor.source(offset, chunk.data(), n);
             std::fill(chunk.begin() + static_cast<std::ptrdiff_t>(n),
                       chunk.begin() + static_cast<std::ptrdiff_t>(aligned(n)), 0);
-            file.write(chunk.data(), aligned(n));
-            progress(file.n_written(), total);
+            take(chunk.data(), aligned(n));
         }
     }
+}
+
+uint64_t GgufWriter::write(const std::string &path, const std::function<void(uint64_t, uint64_t)> &progress) const {
+    uint64_t total = header().size();
+    for (const Tensor &tensor : tensors_) total += aligned(tensor.n_bytes);
+    NewFile file(path);
+    each_piece([&](const void *data, size_t n) {
+        file.write(data, n);
+        progress(file.n_written(), total);
+    });
     file.put_in_place();
     return total;
+}
+
+std::string GgufWriter::bytes() const {
+    std::string out;
+    each_piece([&out](const void *data, size_t n) { out.append(static_cast<const char *>(data), n); });
+    return out;
 }
 
 }  // namespace bitnet

@@ -10,7 +10,7 @@
 namespace bitnet {
 
 // Ids of the format.
-enum class GgufTensorType : uint32_t { f32 = 0, f16 = 1, i2_s = 36 };
+enum class GgufTensorType : uint32_t { f32 = 0, f16 = 1, tq2_0 = 35, i2_s = 36 };
 
 // A tensor's data, asked for in order: writes bytes [offset, offset + n) of it to `out`. Both are multiples of 32 but
 // for the tensor's end.
@@ -33,6 +33,7 @@ public:
     // Writes beside `path` and renames, so that `path` is only ever a whole file; `progress` hears of bytes done and in
     // all. Returns the file's size. Throws CommandError with the system's reason; nothing is then left behind.
     uint64_t write(const std::string &path, const std::function<void(uint64_t, uint64_t)> &progress) const;
+    std::string bytes() const;  // the whole file
 
 private:
     struct Tensor {
@@ -43,6 +44,7 @@ private:
         TensorSource source;
     };
     std::string header() const;
+    void each_piece(const std::function<void(const void *, size_t)> &take) const;
 
     std::string keys_;
     uint64_t n_keys_ = 0;

@@ -97,9 +97,11 @@ int main(int argc, char **argv) {
         bitnet::add_run_command(app, exit_code);
         bitnet::add_trace_command(app, exit_code);
         bitnet::add_diff_command(app, exit_code);
+        bitnet::add_certify_command(app, exit_code);
         bitnet::add_tokenize_command(app, exit_code);
         bitnet::add_inspect_command(app, exit_code);
         bitnet::add_make_model_command(app, exit_code);
+        bitnet::add_bench_command(app, exit_code);
         app.footer(footer);  // after the commands, which would inherit it
         return parse_and_run(app, argc, argv, exit_code);
     } catch (const CLI::ParseError &error) {

@@ -11,7 +11,6 @@ namespace bitnet {
 
 namespace {
 
-constexpr int row_multiple = 128;  // of I2_S
 constexpr size_t llama3_merges = 280147;
 
 // name, n_layer, n_embd, n_ff, n_head, n_head_kv, n_ctx, n_vocab, merges_max
@@ -23,6 +22,7 @@ const SyntheticShape presets[] = {
 struct MakeModelOptions {
     std::string preset;
     std::string output;
+    std::string type = "i2_s";
     uint64_t seed = 0;
     int n_layer = 0;  // these: 0 is the preset's
     int n_embd = 0;
@@ -31,6 +31,10 @@ struct MakeModelOptions {
     int n_head_kv = 0;
     int n_ctx = 0;
 };
+
+TernaryFormat format_of(const MakeModelOptions &options) {
+    return options.type == "tq2_0" ? TernaryFormat::tq2_0 : TernaryFormat::i2_s;
+}
 
 void override_if_given(int &value, int given) {
     if (given > 0) value = given;
@@ -44,12 +48,13 @@ SyntheticShape shape_of(const MakeModelOptions &options) {
     override_if_given(shape.n_head, options.n_head);
     override_if_given(shape.n_head_kv, options.n_head_kv);
     override_if_given(shape.n_ctx, options.n_ctx);
-    if (shape.n_embd % row_multiple != 0) {
-        throw CommandError(text_of("--embd: found %d, expected a multiple of %d", shape.n_embd, row_multiple));
-    }
-    if (shape.n_ff % row_multiple != 0) {
-        throw CommandError(text_of("--ff: found %d, expected a multiple of %d", shape.n_ff, row_multiple));
-    }
+    const auto check_row = [multiple = row_multiple(format_of(options)), &options](const char *option, int n) {
+        if (n % multiple == 0) return;
+        throw CommandError(
+            text_of("%s: found %d, expected a multiple of %d for %s", option, n, multiple, options.type.c_str()));
+    };
+    check_row("--embd", shape.n_embd);
+    check_row("--ff", shape.n_ff);
     if (shape.n_embd % (2 * shape.n_head) != 0) {
         throw CommandError(text_of("--heads: found %d, expected a number that divides n_embd %d into even parts",
                                    shape.n_head, shape.n_embd));
@@ -64,7 +69,7 @@ SyntheticShape shape_of(const MakeModelOptions &options) {
 int make_model(const MakeModelOptions &options) {
     const SyntheticShape shape = shape_of(options);
     const double from = seconds_now();
-    const GgufWriter writer = make_synthetic_model(shape, options.seed);
+    const GgufWriter writer = make_synthetic_model(shape, options.seed, format_of(options));
     uint64_t n_bytes = 0;
     {
         Progress progress("writing " + options.output);
@@ -88,6 +93,13 @@ void add_make_model_command(CLI::App &app, int &exit_code) {
         ->required()
         ->check(one_of({presets[0].name, presets[1].name}));
     command->add_option("-o,--output", options->output, "The GGUF file")->type_name("FILE")->required();
+    command
+        ->add_option(
+            "--type", options->type,
+            "Of the ternary weights: i2_s (default), or tq2_0: the same weights for llama.cpp, which names the "
+            "architecture bitnet; this program does not read it")
+        ->type_name("NAME")
+        ->check(one_of({"i2_s", "tq2_0"}));
     command->add_option("--seed", options->seed, "Of the weights (default 0)")
         ->type_name("N")
         ->check(whole_number_between(0, UINT64_MAX));
@@ -95,8 +107,8 @@ void add_make_model_command(CLI::App &app, int &exit_code) {
         command->add_option(name, value, text)->type_name("N")->check(whole_number_between(low, high));
     };
     add_size("--layers", options->n_layer, 1, 1000, "Layers, in place of the preset's; likewise below");
-    add_size("--embd", options->n_embd, row_multiple, 65536, "Embedding length, a multiple of 128");
-    add_size("--ff", options->n_ff, row_multiple, 262144, "Feed-forward length, a multiple of 128");
+    add_size("--embd", options->n_embd, 128, 65536, "Embedding length, a multiple of 128, of 256 for tq2_0");
+    add_size("--ff", options->n_ff, 128, 262144, "Feed-forward length, likewise");
     add_size("--heads", options->n_head, 1, 1024, "Attention heads");
     add_size("--kv-heads", options->n_head_kv, 1, 1024, "KV heads");
     add_size("--ctx", options->n_ctx, 1, 1 << 20, "Context length");

@@ -161,6 +161,14 @@ std::string json_report(const RunOptions &options, const Prompt &prompt, const G
     const size_t n_decoded = generation.tokens.empty() ? 0 : generation.tokens.size() - 1;
     out["tokens_per_second"] = {{"prefill", rate(prompt.tokens.size(), seconds.prefill)},
                                 {"decode", rate(n_decoded, seconds.decode)}};
+    bitnet_head_stats_t head = {};
+    head.struct_size = sizeof(head);
+    check(bitnet_context_get_head_stats(ctx, &head));
+    out["head"] = {{"certified", head.n_certified},
+                   {"full", options.context.head == "certified" ? head.n_full : generation.tokens.size()},
+                   {"rows_computed", head.n_rows_computed},
+                   {"compact_bytes", head.n_bytes},
+                   {"build_seconds", static_cast<double>(head.build_ns) * 1e-9}};
     return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
@@ -175,7 +183,11 @@ int run(const RunOptions &options) {
     };
     const ModelHandle model = load_model(options.model);
     const Prompt prompt = options.prompt.tokenized(model.get(), text);
-    const ContextHandle ctx = create_context(model.get(), options.context);
+    const std::string debug = environment("BITNET_DEBUG_LOGITS");
+    const bool debug_logits = !debug.empty() && debug != "0";
+    ContextOptions context = options.context;
+    if (debug_logits) context.head = "full";  // every row is looked at
+    const ContextHandle ctx = create_context(model.get(), context);
     if (environment("BITNET_TRACE_PLUGIN").empty()) {
         const std::string trace_path = trace_path_in_environment_folder();
         if (!trace_path.empty()) attach_jsonl(ctx.get(), trace_path);
@@ -190,8 +202,7 @@ int run(const RunOptions &options) {
         write_stdout(bytes);
         flush_stdout();
     };
-    const std::string debug = environment("BITNET_DEBUG_LOGITS");
-    Generation generation{model.get(), TextStream(options.stop, show), !debug.empty() && debug != "0", {}, nullptr};
+    Generation generation{model.get(), TextStream(options.stop, show), debug_logits, {}, nullptr};
     generate(ctx.get(), options, seed, generation);
     generation.stream.finish();
     seconds.decode = lap();
@@ -247,6 +258,7 @@ void add_run_command(CLI::App &app, int &exit_code) {
         ->check(
             CLI::Validator([](std::string &text) { return text.empty() ? "found '', expected some text" : ""; }, ""));
     options->context.add_to(*command);
+    options->context.add_head_to(*command);
     command->add_flag("--json", options->json, "One JSON object in place of the text");
     command->add_flag("--dump-ids", options->dump_ids, "Token ids of the prompt and of the new text, on stderr");
     command->callback([options, &exit_code] { exit_code = run(*options); });

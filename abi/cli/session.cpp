@@ -91,6 +91,16 @@ void ContextOptions::add_to(CLI::App &command) {
         ->check(one_of({"f32", "f16"}));
 }
 
+void ContextOptions::add_head_to(CLI::App &command) {
+    command
+        .add_option(
+            "--head", head,
+            "full: read the whole output head for each token (default); certified: bound it by a compact copy and "
+            "read what can win, the tokens are the same")
+        ->type_name("HOW")
+        ->check(one_of({"full", "certified"}));
+}
+
 ModelHandle load_model(const ModelOptions &options) {
     const std::string semantics = options.semantics();
     Progress progress("loading the model");
@@ -113,6 +123,7 @@ ContextHandle create_context(const bitnet_model_t *model, const ContextOptions &
     params.n_ctx = options.n_ctx;
     params.n_threads = thread_count(options);
     params.kv_type = options.kv.empty() ? BITNET_KV_DEFAULT : options.kv == "f16" ? BITNET_KV_F16 : BITNET_KV_F32;
+    params.head = options.head == "certified" ? BITNET_HEAD_CERTIFIED : BITNET_HEAD_FULL;
     bitnet_ctx_t *ctx = nullptr;
     check(bitnet_context_create(model, &params, &ctx));
     return ContextHandle(ctx, bitnet_context_free);

@@ -1,5 +1,6 @@
 #include "abi/cli/synthetic_model.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -11,13 +12,11 @@ namespace bitnet {
 
 namespace {
 
-constexpr const char *architecture = "bitnet-b1.58";
 constexpr const char *chat_template =
     "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
 constexpr float rms_eps = 1e-5f;
 constexpr float rope_theta = 500000.0f;
-constexpr uint32_t file_type_i2_s = 40;
 constexpr uint32_t quantization_version = 2;
 
 // Root mean squares that the linears aim at: of q, k, v, gate and up, and of what a block adds to the residual stream.
@@ -44,6 +43,18 @@ std::array<uint8_t, 256> make_code_table() {
     return table;
 }
 constexpr float nonzero_share = 0.625f;
+
+using CodeTable = std::array<uint8_t, 256>;
+
+// Bytes [4 at, 4 at + 4) of a tensor's codes.
+void make_codes(const CodeTable &table, uint64_t key, uint64_t at, uint8_t *out) {
+    const uint64_t bits = mix(key + at);
+    for (size_t j = 0; j < 4; j++) {
+        const uint8_t high = table[bits >> (16 * j) & 255];
+        const uint8_t low = table[bits >> (16 * j + 8) & 255];
+        out[j] = static_cast<uint8_t>(high << 4 | low);
+    }
+}
 
 // IEEE half of k / 4096 for |k| <= 510: exact, as k has at most 9 bits and the exponent is in range.
 uint16_t half_of_4096th(int k) {
@@ -94,14 +105,7 @@ TensorSource norm_source(uint64_t key, float low, float high, bool dead_channels
 TensorSource ternary_source(uint64_t key, uint64_t n_codes, float scale) {
     return [key, code_bytes = n_codes / 4, scale, table = make_code_table()](uint64_t offset, uint8_t *out, size_t n) {
         size_t i = 0;
-        for (; i < n && offset + i < code_bytes; i += 4) {
-            const uint64_t bits = mix(key + (offset + i) / 4);
-            for (size_t j = 0; j < 4; j++) {
-                const uint8_t high = table[bits >> (16 * j) & 255];
-                const uint8_t low = table[bits >> (16 * j + 8) & 255];
-                out[i + j] = static_cast<uint8_t>(high << 4 | low);
-            }
-        }
+        for (; i < n && offset + i < code_bytes; i += 4) make_codes(table, key, (offset + i) / 4, out + i);
         for (; i < n; i++) {
             const uint64_t at = offset + i - code_bytes;
             out[i] = at < sizeof(scale) ? reinterpret_cast<const uint8_t *>(&scale)[at] : 0;
@@ -109,9 +113,40 @@ TensorSource ternary_source(uint64_t key, uint64_t n_codes, float scale) {
     };
 }
 
+constexpr size_t tq2_0_code_bytes = 64;
+constexpr uint16_t half_one = 0x3C00;
+
+// Of both formats' groups of 32 bytes the k-th fields hold elements 32 k to 32 k + 31; I2_S counts fields from the top.
+uint8_t fields_reversed(uint8_t byte) {
+    return static_cast<uint8_t>(byte << 6 | (byte & 0x0C) << 2 | (byte >> 2 & 0x0C) | byte >> 6);
+}
+
+// The weights of ternary_source without their scale: blocks of 64 bytes of codes, then the half 1.
+TensorSource tq2_0_source(uint64_t key) {
+    return [key, table = make_code_table()](uint64_t offset, uint8_t *out, size_t n) {
+        std::array<uint8_t, tq2_0_code_bytes + sizeof(half_one)> block;
+        std::memcpy(block.data() + tq2_0_code_bytes, &half_one, sizeof(half_one));
+        for (size_t i = 0; i < n;) {
+            const uint64_t index = (offset + i) / block.size();
+            for (size_t j = 0; j < tq2_0_code_bytes; j += 4)
+                make_codes(table, key, (index * tq2_0_code_bytes + j) / 4, block.data() + j);
+            std::transform(block.begin(), block.begin() + tq2_0_code_bytes, block.begin(), fields_reversed);
+            const size_t from = static_cast<size_t>((offset + i) % block.size());
+            const size_t count = std::min(block.size() - from, n - i);
+            std::memcpy(out + i, block.data() + from, count);
+            i += count;
+        }
+    };
+}
+
+TensorSource one_float_source(float value) {
+    return [value](uint64_t, uint8_t *out, size_t n) { std::memcpy(out, &value, std::min(n, sizeof(value))); };
+}
+
 class ModelMaker {
 public:
-    ModelMaker(const SyntheticShape &shape, uint64_t seed) : shape_(shape), seed_(seed) {}
+    ModelMaker(const SyntheticShape &shape, uint64_t seed, TernaryFormat format)
+        : shape_(shape), seed_(seed), format_(format) {}
 
     GgufWriter make() {
         add_keys();
@@ -125,7 +160,8 @@ public:
 
 private:
     static uint64_t dim(int n) { return static_cast<uint64_t>(n); }
-    uint64_t next_key() { return mix(mix(seed_) ^ mix(file_.n_tensors())); }
+    // The scales of tq2_0, tensors of their own, do not count: both formats get the same weights.
+    uint64_t next_key() { return mix(mix(seed_) ^ mix(file_.n_tensors() - n_scales_)); }
 
     void norm(const std::string &name, uint64_t n, float low, float high, bool dead_channels) {
         file_.add_tensor(name + ".weight", GgufTensorType::f32, {n}, norm_source(next_key(), low, high, dead_channels));
@@ -136,8 +172,15 @@ private:
         const uint64_t key = next_key();
         const float gain = in_rms * std::sqrt(static_cast<float>(n_in) * nonzero_share);
         const float jitter = 0.8f + 0.4f * unit_float(mix(~key));
-        file_.add_tensor(name + ".weight", GgufTensorType::i2_s, {n_in, n_out},
-                         ternary_source(key, n_in * n_out, out_rms / gain * jitter));
+        const float scale = out_rms / gain * jitter;
+        if (format_ == TernaryFormat::i2_s) {
+            file_.add_tensor(name + ".weight", GgufTensorType::i2_s, {n_in, n_out},
+                             ternary_source(key, n_in * n_out, scale));
+            return;
+        }
+        file_.add_tensor(name + ".weight", GgufTensorType::tq2_0, {n_in, n_out}, tq2_0_source(key));
+        file_.add_tensor(name + ".scale", GgufTensorType::f32, {1}, one_float_source(scale));
+        n_scales_++;
     }
 
     // Ranges of the norms are those of the trained 2B-4T model.
@@ -160,7 +203,9 @@ private:
     }
 
     void add_keys() {
-        const std::string prefix = std::string(architecture) + ".";
+        const bool i2_s = format_ == TernaryFormat::i2_s;
+        const std::string architecture = i2_s ? "bitnet-b1.58" : "bitnet";
+        const std::string prefix = architecture + ".";
         const auto number = [&](const char *key, int value) {
             file_.add_u32(prefix + key, static_cast<uint32_t>(value));
         };
@@ -177,7 +222,7 @@ private:
         file_.add_bool("tokenizer.ggml.add_bos_token", true);
         file_.add_f32(prefix + "attention.layer_norm_rms_epsilon", rms_eps);
         file_.add_f32(prefix + "rope.freq_base", rope_theta);
-        file_.add_u32("general.file_type", file_type_i2_s);
+        file_.add_u32("general.file_type", i2_s ? 40 : 37);
         add_tokenizer();
         file_.add_string("tokenizer.chat_template", chat_template);
         file_.add_u32("general.quantization_version", quantization_version);
@@ -198,11 +243,15 @@ private:
 
     const SyntheticShape &shape_;
     uint64_t seed_;
+    TernaryFormat format_;
+    uint64_t n_scales_ = 0;
     GgufWriter file_;
 };
 
 }  // namespace
 
-GgufWriter make_synthetic_model(const SyntheticShape &shape, uint64_t seed) { return ModelMaker(shape, seed).make(); }
+GgufWriter make_synthetic_model(const SyntheticShape &shape, uint64_t seed, TernaryFormat format) {
+    return ModelMaker(shape, seed, format).make();
+}
 
 }  // namespace bitnet

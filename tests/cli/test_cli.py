@@ -105,7 +105,7 @@ class Case(unittest.TestCase):
 
     def usable_isas(self):
         line = self.good("--version").decode().splitlines()[1]
-        found = re.findall(r" (\w+)( \(not on this CPU\))?", line.split(":")[1])
+        found = re.findall(r" ([\w-]+)( \(not on this CPU\))?", line.split(":")[1])
         return [name for name, unusable in found if not unusable]
 
     def on_terminal(self, stream, *arguments, env=None):
@@ -133,13 +133,13 @@ class Case(unittest.TestCase):
 class Program(Case):
     def test_help_lists_commands_and_environment(self):
         text = self.good("--help").decode()
-        for word in ("run", "trace", "diff", "tokenize", "inspect", "make-model", "BITNET_ISA", "BITNET_TRACE_PLUGIN",
-                     "BITNET_TRACE_SELECT", "BITNET_TRACE_DIR", "BITNET_PLUGIN_PATH", "BITNET_TRACE_VERBOSE",
-                     "BITNET_SEED", "BITNET_DETERMINISTIC", "BITNET_DEBUG_LOGITS"):
+        for word in ("run", "trace", "diff", "certify", "tokenize", "inspect", "make-model", "bench", "BITNET_ISA",
+                     "BITNET_TRACE_PLUGIN", "BITNET_TRACE_SELECT", "BITNET_TRACE_DIR", "BITNET_PLUGIN_PATH",
+                     "BITNET_TRACE_VERBOSE", "BITNET_SEED", "BITNET_DETERMINISTIC", "BITNET_DEBUG_LOGITS"):
             self.assertRegex(text, rf"(?m)^  {re.escape(word)} ")
 
     def test_every_command_has_help(self):
-        for command in ("run", "trace", "diff", "tokenize", "inspect", "make-model"):
+        for command in ("run", "trace", "diff", "certify", "tokenize", "inspect", "make-model", "bench"):
             self.assertIn(f"Usage: bitnet {command}", self.good(command, "--help").decode())
 
     def test_version(self):
@@ -634,6 +634,9 @@ class MakeModel(Case):
                               ("--ff", "129"), ("--heads", "3"), ("--kv-heads", "3"), ("--ctx", "0"), ("--seed", "-1"),
                               ("--seed", "x")):
             self.bad(f"{option}: found", *tiny, option, value)
+        self.bad("--type: found 'q4_0', expected one of i2_s, tq2_0", *tiny, "--type", "q4_0")
+        self.bad("--ff: found 384, expected a multiple of 256 for tq2_0", *tiny, "--type", "tq2_0")
+        self.bad("--embd: found 128, expected a multiple of 256 for tq2_0", *tiny, "--type", "tq2_0", "--embd", 128)
         self.bad("cannot create: No such file or directory", "make-model", "--preset", "tiny", "-o", "nothere/x.gguf")
         self.bad("is there and is no regular file", "make-model", "--preset", "tiny", "-o", self.folder)
         self.bad("x.gguf: cannot write: File too large (after 300,000 bytes)", *tiny,
