@@ -9,7 +9,9 @@ deps="$root/build/deps"
 packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-blake3-dev libcli11-dev nlohmann-json3-dev
           libsimdjson-dev libgtest-dev python3"
 if [ "${1:-}" = tests ]; then
-    packages="$packages b3sum"
+    packages="$packages b3sum jq libbenchmark-dev valgrind"
+    # The AArch64 library is built and run here too.
+    [ "$(uname -m)" != x86_64 ] || packages="$packages g++-aarch64-linux-gnu qemu-user"
     # A Node.js or Python from elsewhere serves as well; Debian's npm would conflict with such a Node.js.
     command -v node >/dev/null 2>&1 || packages="$packages nodejs"
     command -v npm >/dev/null 2>&1 || packages="$packages npm"
@@ -38,6 +40,7 @@ stamp() {
     cat "$@" | cksum | cmp -s - "$deps/$name.stamp"
 }
 
+[ "$(uname -m)" != x86_64 ] || "$root/scripts/sysroot_aarch64.sh"
 mkdir -p "$deps"
 requirements="$root/tests/requirements.txt"
 if ! stamp venv "$requirements"; then
