@@ -34,13 +34,14 @@ State::State(std::shared_ptr<const Model> m, const Kernels &table, const StateCo
     codes = Buffer<int8_t>(rows * widest(hp));
     code_scale = Buffer<float>(rows);
     code_sum = Buffer<int32_t>(rows);
-    q = Buffer<float>(rows * size_t(hp.n_q()));
-    k = Buffer<float>(rows * size_t(hp.n_kv()));
-    v = Buffer<float>(rows * size_t(hp.n_kv()));
-    attended = Buffer<float>(rows * size_t(hp.n_q()));
-    gate = Buffer<float>(rows * size_t(hp.n_ff));
-    up = Buffer<float>(rows * size_t(hp.n_ff));
-    branch = Buffer<float>(rows * size_t(hp.n_embd));
+    const size_t n_q = size_t(hp.n_q()), n_kv = size_t(hp.n_kv());
+    gate = Buffer<float>(rows * std::max({size_t(hp.n_ff), n_q + n_kv, size_t(hp.n_embd)}));
+    up = Buffer<float>(rows * std::max(size_t(hp.n_ff), n_q + n_kv));
+    q = View<float>(gate.data());
+    k = View<float>(gate.data() + rows * n_q);
+    attended = View<float>(up.data());
+    v = View<float>(up.data() + rows * n_q);
+    branch = View<float>(gate.data());
     rope_cos = Buffer<float>(rows * size_t(hp.n_rot) / 2);
     rope_sin = Buffer<float>(rows * size_t(hp.n_rot) / 2);
     scores = Buffer<float>(
@@ -90,10 +91,9 @@ void State::copy_kv(const State &from, int n_positions) {
 }
 
 size_t State::bytes() const {
-    return h.bytes() + normed.bytes() + codes.bytes() + code_scale.bytes() + code_sum.bytes() + q.bytes() + k.bytes() +
-           v.bytes() + attended.bytes() + gate.bytes() + up.bytes() + branch.bytes() + rope_cos.bytes() +
-           rope_sin.bytes() + scores.bytes() + unpacked.bytes() + logits.bytes() + hidden.bytes() + bounds.bytes() +
-           kv_.bytes();
+    return h.bytes() + normed.bytes() + codes.bytes() + code_scale.bytes() + code_sum.bytes() + gate.bytes() +
+           up.bytes() + rope_cos.bytes() + rope_sin.bytes() + scores.bytes() + unpacked.bytes() + logits.bytes() +
+           hidden.bytes() + bounds.bytes() + kv_.bytes();
 }
 
 }  // namespace bitnet

@@ -41,6 +41,18 @@ private:
     size_t n_ = 0;
 };
 
+// Part of a Buffer.
+template <class T> class View {
+public:
+    View() = default;
+    explicit View(T *data) : data_(data) {}
+    T *data() { return data_; }
+    const T *data() const { return data_; }
+
+private:
+    T *data_ = nullptr;
+};
+
 struct StateConfig {
     int n_ctx;
     int n_threads;
@@ -102,13 +114,15 @@ public:
     Buffer<int8_t> codes;      // same shape: its int8 codes
     Buffer<float> code_scale;  // (n_batch)
     Buffer<int32_t> code_sum;  // (n_batch)
-    Buffer<float> q;           // (n_batch, n_q)
-    Buffer<float> k;           // (n_batch, n_kv)
-    Buffer<float> v;           // (n_batch, n_kv)
-    Buffer<float> attended;    // (n_batch, n_q)
+    // Attention and feed forward take turns with the same memory, and what a block adds to the residual is made when
+    // its other tensors are no longer read.
     Buffer<float> gate;        // (n_batch, n_ff)
     Buffer<float> up;          // (n_batch, n_ff)
-    Buffer<float> branch;      // (n_batch, n_embd) what a block adds to the residual
+    View<float> q;             // (n_batch, n_q) in gate
+    View<float> k;             // (n_batch, n_kv) in gate, after q
+    View<float> attended;      // (n_batch, n_q) in up
+    View<float> v;             // (n_batch, n_kv) in up, after attended
+    View<float> branch;        // (n_batch, n_embd) in gate
     Buffer<float> rope_cos;    // (n_batch, n_rot / 2)
     Buffer<float> rope_sin;    // (n_batch, n_rot / 2)
     Buffer<float> scores;      // (n_threads, attention_scratch()), or (n_head, n_kv) for a single row

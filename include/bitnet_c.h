@@ -108,8 +108,8 @@ BITNET_API void bitnet_set_log(bitnet_log_fn fn, void *user);
  * 3. CPU
  * ------------------------------------------------------------------------------------------------------------ */
 
-/* Instruction sets compiled into this library, from plain to best: "scalar", "avx2", "avx512vnni". All of them
- * give the same bits. bitnet_isa_usable: 1 when this CPU and system have it, 0 when not or `index` is out of range. */
+/* Instruction sets compiled into this library, from plain to best: "scalar", "sse2", "avx2", "avxvnni", "avx512vnni" on
+ * x86-64, "scalar", "neon", "neon-dotprod" on AArch64. All of them give the same bits. bitnet_isa_usable: 1 when this CPU and system have it, 0 when not or `index` is out of range. */
 BITNET_API int32_t bitnet_isa_count(void);
 BITNET_API const char *bitnet_isa_name(int32_t index); /* static; NULL when out of range */
 BITNET_API int32_t bitnet_isa_usable(int32_t index);
@@ -124,7 +124,9 @@ typedef struct bitnet_ctx bitnet_ctx_t;
 /* `done` of `total` steps; return non-zero to cancel (the load fails with BITNET_E_CANCELLED). */
 typedef int32_t (*bitnet_progress_fn)(void *user, uint64_t done, uint64_t total);
 
-#define BITNET_LOAD_COPY 1u   /* read the file into memory instead of mapping it */
+/* Read the file into memory, on huge pages where the system has them, instead of mapping it: it may change afterwards, and
+ * decoding reads it faster (core/DESIGN.md), but loading takes longer and nothing is shared between processes. */
+#define BITNET_LOAD_COPY 1u
 #define BITNET_LOAD_UNCHECKED_CODES 2u /* skip the scan of every ternary code (structure is always checked) */
 
 typedef struct bitnet_load_params {
@@ -226,7 +228,7 @@ typedef struct bitnet_context_params {
     uint32_t struct_size;
     int32_t n_ctx;      /* positions; 0: the model's n_ctx_train */
     int32_t n_threads;  /* 1..256; 0: the processors this process may run on. Results do not depend on it. */
-    int32_t n_batch;    /* rows computed together, 1..4096; 0: 256. Results do not depend on it. */
+    int32_t n_batch;    /* rows computed together, 1..4096; 0: 512. Results do not depend on it. */
     uint32_t kv_type;   /* BITNET_KV_... */
     int32_t device_id;  /* 0: CPU; anything else: BITNET_E_UNSUPPORTED */
     uint32_t head;      /* BITNET_HEAD_... */

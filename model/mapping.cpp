@@ -1,8 +1,10 @@
 #include "model/mapping.h"
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <new>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <system_error>
@@ -17,6 +19,23 @@ namespace {
 
 [[noreturn]] void fail_with_reason(const std::string &path, const char *action, int reason) {
     fail(Status::io, "%s: cannot %s: %s", path.c_str(), action, std::generic_category().message(reason).c_str());
+}
+
+constexpr size_t huge_page = size_t(2) << 20;
+
+struct Free {
+    void operator()(uint8_t *p) const { std::free(p); }
+};
+using Bytes = std::unique_ptr<uint8_t, Free>;
+
+// On huge pages where the system has them: the weights are read in order again and again.
+Bytes allocate(size_t n) {
+    if (n > SIZE_MAX - huge_page) throw std::bad_alloc();
+    const size_t rounded = n < huge_page ? (n + 63) / 64 * 64 : (n + huge_page - 1) / huge_page * huge_page;
+    Bytes bytes(static_cast<uint8_t *>(std::aligned_alloc(n < huge_page ? 64 : huge_page, rounded)));
+    if (!bytes) throw std::bad_alloc();
+    if (n >= huge_page) madvise(bytes.get(), rounded, MADV_HUGEPAGE);  // a wish
+    return bytes;
 }
 
 // A regular file, open for reading.
@@ -77,7 +96,7 @@ Mapping::Mapping(const uint8_t *data, size_t size, std::string name, Owner owner
     : data_(data), size_(size), name_(std::move(name)), owner_(owner) {}
 
 Mapping::~Mapping() {
-    if (owner_ == Owner::heap) delete[] data_;
+    if (owner_ == Owner::heap) std::free(const_cast<uint8_t *>(data_));
     if (owner_ == Owner::map) munmap(const_cast<uint8_t *>(data_), size_);
 }
 
@@ -92,7 +111,7 @@ std::shared_ptr<const Mapping> Mapping::map_file(const std::string &path) {
 
 std::shared_ptr<const Mapping> Mapping::read_file(const std::string &path) {
     const OpenFile file(path);
-    std::unique_ptr<uint8_t[]> bytes(new uint8_t[file.size()]);
+    Bytes bytes = allocate(file.size());
     file.read_all(bytes.get());
     std::unique_ptr<Mapping> mapping(new Mapping(bytes.get(), file.size(), path, Owner::heap));
     bytes.release();
@@ -107,7 +126,7 @@ std::shared_ptr<const Mapping> Mapping::borrow(const void *data, size_t n_bytes,
 
 std::shared_ptr<const Mapping> Mapping::copy(const void *data, size_t n_bytes, const std::string &name) {
     if (n_bytes == 0) fail(Status::format, "%s: the file is empty", name.c_str());
-    std::unique_ptr<uint8_t[]> bytes(new uint8_t[n_bytes]);
+    Bytes bytes = allocate(n_bytes);
     memcpy(bytes.get(), data, n_bytes);
     std::unique_ptr<Mapping> mapping(new Mapping(bytes.get(), n_bytes, name, Owner::heap));
     bytes.release();

@@ -77,6 +77,7 @@ TokenWork work_of(const bitnet_model_t *model, bool kv_f16) {
         }
     }
     work.kv_bytes_per_position = 2.0 * info.n_layer * info.n_head_kv * info.head_dim * (kv_f16 ? 2 : 4);
+    work.head_row_bytes = work.head_bytes / info.n_vocab;
     return work;
 }
 
@@ -84,8 +85,11 @@ bool kv_is_f16(const bitnet_model_t *model) { return std::strstr(bitnet_model_se
 
 const std::vector<DecodeMode> &decode_modes() {
     static const std::vector<DecodeMode> modes = {
-        {"all logits", BITNET_LOGITS_LAST, true, nullptr},
-        {"no logits", BITNET_LOGITS_NONE, false, nullptr},
+        {"all logits", BITNET_LOGITS_LAST, true, false, nullptr},
+        {"no logits", BITNET_LOGITS_NONE, false, false, nullptr},
+        {"greedy, full head", BITNET_LOGITS_LAST, true, true, nullptr},
+        {"greedy, certified head", BITNET_LOGITS_LAST, false, true,
+         [](bitnet_context_params_t &params) { params.head = BITNET_HEAD_CERTIFIED; }},
     };
     return modes;
 }
@@ -137,6 +141,33 @@ double time_decode(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, uint32_t 
         check(bitnet_context_truncate(ctx, position));
     }
     return seconds / n_times;
+}
+
+double time_greedy(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n) {
+    const int32_t position = bitnet_context_position(ctx);
+    bitnet_generate_params_t params = {};
+    params.struct_size = sizeof(params);
+    params.flags = BITNET_GENERATE_IGNORE_END;
+    std::vector<int32_t> out(n + 1);  // the first is drawn from logits that are there already
+    double seconds = 0;
+    int n_times = 0;
+    for (; n_times == 0 || seconds < seconds_min; n_times++) {
+        check(bitnet_context_truncate(ctx, position - 1));
+        time_eval(ctx, tokens + position - 1, 1, BITNET_LOGITS_LAST);
+        size_t n_produced = out.size();
+        const double from = seconds_now();
+        check(bitnet_generate(ctx, &params, out.data(), &n_produced));
+        seconds += seconds_now() - from;
+        check(bitnet_context_truncate(ctx, position));
+    }
+    return seconds / n_times;
+}
+
+bitnet_head_stats_t head_stats(const bitnet_ctx_t *ctx) {
+    bitnet_head_stats_t stats = {};
+    stats.struct_size = sizeof(stats);
+    check(bitnet_context_get_head_stats(ctx, &stats));
+    return stats;
 }
 
 // ---- stages -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ struct TokenWork {
     std::array<double, n_linear_groups> group_macs = {};  // ternary multiply-adds, over all layers
     std::array<double, n_linear_groups> group_bytes = {};
     double head_bytes = 0;  // the embedding's when it is tied
+    double head_row_bytes = 0;
     double norm_bytes = 0;
     double kv_bytes_per_position = 0;  // of each earlier position
 
@@ -37,6 +38,7 @@ struct DecodeMode {
     const char *name;
     uint32_t logits;                                  // BITNET_LOGITS_...
     bool reads_head;                                  // whether the head's bytes are in the work
+    bool greedy;                                      // by bitnet_generate, which finds the tokens itself
     void (*adjust)(bitnet_context_params_t &params);  // NULL: nothing
 };
 const std::vector<DecodeMode> &decode_modes();
@@ -51,6 +53,10 @@ double time_prefill(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, uint32_t
 // Seconds of n evals of one token each, the mean of several times when they are short; the context is then put back to
 // where it was.
 double time_decode(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, uint32_t logits);
+
+// Seconds of n greedy tokens after the context's position (at least 1), measured likewise. tokens: up to that position.
+double time_greedy(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n);
+bitnet_head_stats_t head_stats(const bitnet_ctx_t *ctx);
 
 // Adds up the time of each stage. Attention's scores are left out, and without `outputs` the head's stages: to show
 // them the engine would compute otherwise, or the logits of every row.

@@ -15,7 +15,7 @@ namespace {
 constexpr double mega = 1e6;
 constexpr double giga = 1e9;
 constexpr size_t read_bytes = 512u << 20;  // far more than any cache
-constexpr int batch_rows = 256;            // the engine's default batch
+constexpr int batch_rows = 512;            // the engine's default batch
 constexpr int decode_position = 32;        // of the shallow decode: a short prompt
 constexpr int traced_tokens = 16;
 constexpr int traced_decodes = 8;
@@ -103,8 +103,22 @@ void BenchSections::prefill() {
 void BenchSections::decode_at(const std::string &section, int position, bitnet_ctx_t *ctx, int n_threads,
                               const DecodeMode &mode) {
     const size_t n = static_cast<size_t>(plan_.n_decode);
-    const double seconds = time_decode(ctx, tokens_.data() + position, n, mode.logits);
+    if (mode.greedy && head_stats(ctx).n_bytes == 0) time_greedy(ctx, tokens_.data(), n);  // makes the compact head
+    const bitnet_head_stats_t before = head_stats(ctx);
+    const double seconds =
+        mode.greedy ? time_greedy(ctx, tokens_.data(), n) : time_decode(ctx, tokens_.data() + position, n, mode.logits);
+    const bitnet_head_stats_t after = head_stats(ctx);
     double n_bytes = 0;
+    if (after.n_certified > before.n_certified) {
+        const double n_tokens = static_cast<double>(after.n_certified - before.n_certified);
+        const double rows = static_cast<double>(after.n_rows_computed - before.n_rows_computed) / n_tokens;
+        n_bytes = plan_.n_decode * (static_cast<double>(after.n_bytes) + rows * work_.head_row_bytes);
+        report_.add(section, text_of("%s, logits computed", mode.name), n_threads, "a token", rows);
+        report_.add(section, text_of("%s, compact copy", mode.name), n_threads, "MB",
+                    static_cast<double>(after.n_bytes) / mega);
+        report_.add(section, text_of("%s, made in", mode.name), n_threads, "ms",
+                    milliseconds(static_cast<double>(after.build_ns) * 1e-9));
+    }
     for (int i = 0; i < plan_.n_decode; i++) n_bytes += work_.decode_bytes(position + i, mode.reads_head);
     report_.add(section, text_of("%s, position %d", mode.name, position), n_threads, "tokens/s",
                 plan_.n_decode / seconds, Limit::read, n_bytes / seconds);
@@ -277,8 +291,8 @@ ModelHandle make_region_model(const std::string &isa) {
 // add: what else a layer does, one thread's time shows, and between not being split at all and being split evenly lies
 // the cost of a region.
 void BenchSections::regions() {
-    constexpr int regions_per_layer = 5;  // core/DESIGN.md
-    constexpr int n_evals = 128;
+    constexpr int regions_per_layer = 4;  // the linears; attention joins them beyond n_evals positions (core/DESIGN.md)
+    constexpr int n_evals = 64;
     if (!region_model_) region_model_ = make_region_model(plan_.model.isa);
     // The median: a thread that the system takes away for a moment makes one eval long, not all.
     const auto seconds_per_layer = [&](int n_threads) {

@@ -18,7 +18,7 @@ constexpr const char *footer =
     "Exit codes: 0 good, 1 divergence, 2 error. JSON goes to stdout alone, everything said to stderr.\n"
     "\n"
     "Environment:\n"
-    "  BITNET_ISA            instruction set: scalar, avx2, avx512vnni; an error when this CPU has it not\n"
+    "  BITNET_ISA            instruction set, as bitnet --version lists them; an error when this CPU has it not\n"
     "  BITNET_SEED           seed of the sampling when --seed is not given; default 0\n"
     "  BITNET_DETERMINISTIC  accepted; results are always a function of model, tokens, options and seed alone\n"
     "  BITNET_DEBUG_LOGITS   1: the five largest logits of each generated token on stderr\n"

@@ -65,6 +65,7 @@ void ModelOptions::add_to(CLI::App &command) {
     command
         .add_option("--isa", isa, "Instruction set; results do not depend on it (default: BITNET_ISA, else the best)")
         ->type_name("NAME");
+    command.add_flag("--copy", copy, "Read the model into memory instead of mapping it: loads slower, decodes faster");
     command.add_option("--profile", profile, "Compute as another engine does: the same as --as profile=NAME, first")
         ->type_name("NAME");
     command
@@ -106,6 +107,7 @@ ModelHandle load_model(const ModelOptions &options) {
     Progress progress("loading the model");
     bitnet_load_params_t params = {};
     params.struct_size = sizeof(params);
+    params.flags = options.copy ? BITNET_LOAD_COPY : 0;
     params.isa = options.isa.empty() ? nullptr : options.isa.c_str();
     params.semantics = semantics.empty() ? nullptr : semantics.c_str();
     params.progress = report_progress;

@@ -22,6 +22,7 @@ struct ModelOptions {
     std::string isa;
     std::string profile;
     std::vector<std::string> as;  // semantics, in order
+    bool copy = false;            // into memory, not mapped
 
     void add_path_to(CLI::App &command);  // -m alone
     void add_to(CLI::App &command);

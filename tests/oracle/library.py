@@ -79,7 +79,9 @@ class ContextParams(Structure):
         ("n_threads", c_int32),
         ("n_batch", c_int32),
         ("kv_type", c_uint32),
-        ("device_id", c_int32), ("head", c_uint32), ("reserved", c_uint32),
+        ("device_id", c_int32),
+        ("head", c_uint32),
+        ("reserved", c_uint32),
     )
 
 
@@ -285,14 +287,14 @@ class Model:
         self.library.check(self.dll.bitnet_tokenize_text(self.handle, text, len(text), flags, ids, byref(n)))
         return list(ids)
 
-    def context(self, threads=1, batch=0, kv=None, n_ctx=0):
-        return Context(self, threads, batch, kv, n_ctx)
+    def context(self, threads=1, batch=0, kv=None, n_ctx=0, certified=False):
+        return Context(self, threads, batch, kv, n_ctx, certified)
 
 
 class Context:
-    def __init__(self, model, threads, batch, kv, n_ctx):
+    def __init__(self, model, threads, batch, kv, n_ctx, certified):
         self.library, self.dll, self.model, self.handle = model.library, model.dll, model, c_void_p()
-        params = ContextParams(ctypes.sizeof(ContextParams), n_ctx, threads, batch, KV_TYPES[kv], 0)
+        params = ContextParams(ctypes.sizeof(ContextParams), n_ctx, threads, batch, KV_TYPES[kv], 0, int(certified))
         self.library.check(self.dll.bitnet_context_create(model.handle, byref(params), byref(self.handle)))
         token = (c_int32 * 1)()
         n = c_size_t(0)

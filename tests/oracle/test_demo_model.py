@@ -36,14 +36,20 @@ class Answers:
     def __init__(self, library):
         self.model = library.load(MODEL)
         self.context = self.model.context(threads=1)
+        self.certified = self.model.context(threads=1, certified=True)
 
     def prompt_ids(self, text):
         return self.model.tokenize(text, ADD_BOS | PARSE_SPECIAL)
 
     def greedy(self, prompt_ids):
-        self.context.reset()
-        self.context.eval(prompt_ids, LOGITS_LAST)
-        return self.context.greedy(ANSWER_TOKENS_MAX)
+        """Of the full head and of the certified one, which must be the same."""
+        both = []
+        for context in (self.context, self.certified):
+            context.reset()
+            context.eval(prompt_ids, LOGITS_LAST)
+            both.append(context.greedy(ANSWER_TOKENS_MAX))
+        assert both[0] == both[1]
+        return both[0]
 
     def is_right(self, form, a, b):
         prompt, answer = (text.format(a=a, b=b, sum=a + b) for text in FORMS[form])
