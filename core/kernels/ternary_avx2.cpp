@@ -94,8 +94,7 @@ void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, i
     }
 }
 
-// ---- several tokens: interleaved rows (interleave_avx2.h)
-// -------------------------------------------------------------
+// ---- several tokens, rows interleaved (interleave_avx2.h) -------------------------------------------------------
 
 // 8 V rows by T tokens; the sums of a step stay in int16 and in registers. A pair of products is at most 2 * 2 * 127 =
 // 508: 64 steps, 256 elements, fit.

@@ -85,8 +85,7 @@ void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, i
     }
 }
 
-// ---- several tokens: interleaved rows (interleave_avx2.h)
-// -------------------------------------------------------------
+// ---- several tokens, rows interleaved (interleave_avx2.h) -------------------------------------------------------
 
 // 8 V rows by T tokens; the accumulators stay in registers.
 template <int V, int T>
