@@ -109,7 +109,8 @@ BITNET_API void bitnet_set_log(bitnet_log_fn fn, void *user);
  * ------------------------------------------------------------------------------------------------------------ */
 
 /* Instruction sets compiled into this library, from plain to best: "scalar", "sse2", "avx2", "avxvnni", "avx512vnni" on
- * x86-64, "scalar", "neon", "neon-dotprod" on AArch64. All of them give the same bits. bitnet_isa_usable: 1 when this CPU and system have it, 0 when not or `index` is out of range. */
+ * x86-64, "scalar", "neon", "neon-dotprod" on AArch64. All of them give the same bits. bitnet_isa_usable: 1 when this
+ * CPU and system have it, 0 when not or `index` is out of range. */
 BITNET_API int32_t bitnet_isa_count(void);
 BITNET_API const char *bitnet_isa_name(int32_t index); /* static; NULL when out of range */
 BITNET_API int32_t bitnet_isa_usable(int32_t index);
