@@ -1,12 +1,17 @@
 // Section 10 of the header: tracing.
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cstdio>
+
 #include "abi/boundary.h"
+#include "abi/trace_boundary.h"
+#include "core/probe.h"
 #include "plugins/host/trace_host.h"
 
 namespace bitnet {
 
-// Folder of the object this code was linked into; its bitnet/plugins holds the plugins.
+// Folder of the object this code was linked into.
 static const char *library_folder() {
     static const std::string folder = [] {
         Dl_info info;
@@ -20,16 +25,47 @@ static const char *library_folder() {
 
 static void log_from_host(void *, int32_t level, const char *text) { log_line(level, text); }
 
-static void check(bitnet_status_t status, const char *error) {
+static bitnet_status_t catch_exceptions(bitnet_status_t (*body)(void *), void *argument, char *text,
+                                        uint64_t capacity) {
+    try {
+        return body(argument);
+    } catch (const std::exception &e) {
+        std::snprintf(text, capacity, "threw an exception: %s", e.what());
+    } catch (...) {
+        std::snprintf(text, capacity, "threw an exception that is no std::exception");
+    }
+    return BITNET_E_PLUGIN;
+}
+
+TraceHost *make_trace_host() {
+    TraceHost *host = trace_host_create(library_folder(), log_from_host, nullptr);
+    if (!host) throw std::bad_alloc();
+    trace_host_set_guard(host, catch_exceptions);
+    return host;
+}
+
+void check(bitnet_status_t status, const char *error) {
     if (status != BITNET_OK) fail(static_cast<Status>(status), "%s", error);
+}
+
+static const float *ask_lens(void *user, const float *hidden) { return static_cast<Tracing *>(user)->lens(hidden); }
+
+static const float *ask_linear(void *user, int32_t stage, int32_t layer, uint32_t row) {
+    return static_cast<Tracing *>(user)->reference_linear(stage, layer, int(row));
+}
+
+static const float *ask_logits(void *user, int32_t position) {
+    return static_cast<Tracing *>(user)->reference_logits(position);
 }
 
 Tracing::~Tracing() { trace_host_destroy(host_); }
 
 TraceHost *Tracing::host() {
     if (host_) return host_;
-    host_ = trace_host_create(library_folder(), log_from_host, nullptr);
-    if (!host_) throw std::bad_alloc();
+    host_ = make_trace_host();
+    const Hyperparameters &hp = loaded_.model->hp;
+    const TraceEngine engine = {this, hp.n_vocab, hp.n_embd, ask_lens, ask_linear, ask_logits};
+    trace_host_set_engine(host_, &engine);
     if (environment_) trace_host_attach_environment(host_);
     return host_;
 }
@@ -106,7 +142,14 @@ void Tracing::begin_run(const EvalRequest &request) {
 void Tracing::eval(const EvalRequest &request) {
     if (!state_.tracer) return bitnet::eval(state_, request);
     validate(state_, request);
-    if (!trace_host_run_open(host_)) begin_run(request);
+    const int position = state_.position;
+    if (!trace_host_run_open(host_)) {
+        begin_run(request);
+        knows_tokens_ = position == 0;
+        tokens_.clear();
+    }
+    knows_tokens_ = knows_tokens_ && !request.embeddings;
+    if (knows_tokens_) tokens_.insert(tokens_.end(), request.tokens, request.tokens + request.n);
     trace_host_begin_step(host_, state_.position, request.embeddings ? nullptr : request.tokens, request.n);
     // A failed step ends its run: its positions will be evaluated again, and a run has one record of each.
     const auto give_up = [this](bitnet_status_t status) {
@@ -122,8 +165,56 @@ void Tracing::eval(const EvalRequest &request) {
         give_up(BITNET_E_NOMEM);
         throw;
     }
+    show_kv_state(position);
     trace_host_end_step(host_, BITNET_OK);
     update();  // a sink that failed is gone
+}
+
+void Tracing::show_kv_state(int position_before) {
+    bitnet_kv_state_t kv{};
+    kv.n_valid = state_.position;
+    kv.n_max = state_.config.n_ctx;
+    kv.n_bytes = state_.kv_allocated();
+    kv.n_bytes_used = state_.packed_kv_bytes(state_.position);
+    kv.n_hits = uint64_t(position_before);
+    kv.n_misses = uint64_t(state_.position - position_before);
+    kv.n_evicted = uint64_t(std::max(held_ - position_before, 0));
+    held_ = state_.position;
+    trace_host_kv_state(host_, state_.position - 1, &kv);
+}
+
+const char *Tracing::stop_reason() noexcept { return trace_host_stop_reason(host_); }
+
+const float *Tracing::lens(const float *hidden) noexcept {
+    try {
+        const Hyperparameters &hp = loaded_.model->hp;
+        lens_.resize(size_t(hp.n_embd) + size_t(hp.n_vocab));
+        float *logits = lens_.data() + hp.n_embd;
+        bitnet::lens(state_, hidden, lens_.data(), logits);
+        return logits;
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+const float *Tracing::reference_linear(int stage, int layer, int row) noexcept {
+    try {
+        return unquantised_linear(state_, stage, layer, row, linear_) ? linear_.data() : nullptr;
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+const float *Tracing::reference_logits(int position) noexcept {
+    if (!knows_tokens_ || position < 0 || size_t(position) >= tokens_.size()) return nullptr;
+    try {
+        if (!reference_)
+            reference_ =
+                std::make_unique<Reference>(*loaded_.model, loaded_.semantics_text, *loaded_.kernels, state_.config);
+        return reference_->logits(tokens_, position);
+    } catch (...) {
+        return nullptr;
+    }
 }
 
 bool Tracing::wants(int stage, int layer, int first_position, int n_rows) noexcept {

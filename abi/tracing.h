@@ -1,8 +1,11 @@
 // Connects a context to the trace host: implements core's Tracer, begins and ends runs and steps.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <vector>
 
+#include "abi/reference.h"
 #include "bitnet_c.h"
 #include "core/forward.h"
 #include "core/trace.h"
@@ -31,16 +34,28 @@ public:
 
     bool wants(int stage, int layer, int first_position, int n_rows) noexcept override;
     void emit(const StageRows &rows) noexcept override;
+    const char *stop_reason() noexcept override;
+
+    // What sinks ask through the host (TraceEngine); null when it cannot be had.
+    const float *lens(const float *hidden) noexcept;
+    const float *reference_linear(int stage, int layer, int row) noexcept;
+    const float *reference_logits(int position) noexcept;
 
 private:
     TraceHost *host();
     void begin_run(const EvalRequest &request);
     void update();
+    void show_kv_state(int position_before);
 
     const LoadedModel &loaded_;
     State &state_;
     bool environment_ = false;
     TraceHost *host_ = nullptr;  // made when first needed
+    int held_ = 0;               // positions in the cache after the step before
+    bool knows_tokens_ = false;  // of the run, from position 0 on
+    std::vector<int32_t> tokens_;
+    std::vector<float> lens_, linear_;  // results that a sink borrows
+    std::unique_ptr<Reference> reference_;
 };
 
 }  // namespace bitnet

@@ -8,6 +8,8 @@
 #include <initializer_list>
 
 #include "bitnet_c.h"
+#include "core/alternative_layer.h"
+#include "core/alternatives.h"
 #include "core/ops.h"
 #include "core/show.h"
 #include "model/error.h"
@@ -300,14 +302,13 @@ void attend_row(State &s, int row, int position, int layer, const AfterScores &a
 void attend_rows(State &s, const Rows &rows, int begin, int end, int group, int layer, float *scratch) {
     const Hyperparameters &hp = s.model->hp;
     const int n_rep = hp.n_head / hp.n_head_kv, n = (end - begin) * n_rep;
-    const size_t d = size_t(hp.head_dim), stride = size_t(s.config.n_ctx);
-    float *scores = scratch, *q = scratch + size_t(attention_queries(hp)) * stride, *out = q + size_t(n) * d;
+    const int seen_by_last = rows.first_position + end, seen_by_all = rows.first_position + begin + 1;
+    const size_t d = size_t(hp.head_dim), stride = scores_stride(seen_by_last);
+    float *scores = scratch, *q = scratch + size_t(n) * stride, *out = q + size_t(n) * d;
     for (int r = begin; r < end; ++r)
         std::memcpy(q + size_t((r - begin) * n_rep) * d, queries_of(s, r, group, scores, stride).q,
                     size_t(n_rep) * d * sizeof(float));
     const Queries all = {q, out, n, group, scores, stride};
-
-    const int seen_by_last = rows.first_position + end, seen_by_all = rows.first_position + begin + 1;
     // Some scores too many: a row passes over what it must not see.
     each_block_of(0, seen_by_last, [&](Positions ps) { score(s, layer, all, ps); });
     for (int j = 0; j < n; ++j) s.kernels.softmax(scores + size_t(j) * stride, seen_by_all + j / n_rep);
@@ -394,6 +395,29 @@ void attention_block(State &s, const Rows &rows, int layer) {
 
 // ---- feed forward -----------------------------------------------------------------------------------------------
 
+// gate = activation(gate) * up, each block of rows while its accumulators are in the cache. False, and nothing done,
+// for few tokens, and when somebody looks at gate or up.
+bool gate_up_activated(State &s, const Rows &rows, int layer, const Projection &gate, const Projection &up) {
+    if (s.model->semantics.activation_quant != ActivationQuant::row_int8 || rows.n <= few_tokens ||
+        any_wanted(s, rows, layer, {gate.stage, gate.stage | BITNET_STAGE_ACC, up.stage, up.stage | BITNET_STAGE_ACC}))
+        return false;
+    s.pool.split(gate.w.n_out, 16, [&](int thread, int first, int last) {
+        for (int begin = first; begin < last; begin += linear_block) {
+            const int end = std::min(begin + linear_block, last);
+            for (const Projection *p : {&gate, &up}) {
+                accumulate(s, rows, *p, thread, begin, end);
+                scale(s, rows, *p, begin, end);
+            }
+            for (int r = 0; r < rows.n; ++r) {
+                float *g = gate.out + size_t(r) * size_t(gate.w.n_out) + begin;
+                const float *u = up.out + size_t(r) * size_t(up.w.n_out) + begin;
+                ffn_activation(s.kernels, g, u, end - begin, s.model->semantics.activation, g);
+            }
+        }
+    });
+    return true;
+}
+
 void ffn_block(State &s, const Rows &rows, int layer) {
     const Hyperparameters &hp = s.model->hp;
     const LayerWeights &w = s.model->layers[size_t(layer)];
@@ -409,12 +433,16 @@ void ffn_block(State &s, const Rows &rows, int layer) {
                   [&] { show(s, rows, BITNET_STAGE_FFN_NORM, layer, normed, hp.n_embd); }},
              Step{[&](int r) { quantize(s, hp.n_embd, r); },
                   [&] { show_codes(s, rows, BITNET_STAGE_FFN_NORM, layer, hp.n_embd); }});
-    linear(s, rows, layer, {{w.w_gate, gate, BITNET_STAGE_FFN_GATE, 0}, {w.w_up, up, BITNET_STAGE_FFN_UP, 0}});
+    const Projection to_gate = {w.w_gate, gate, BITNET_STAGE_FFN_GATE, 0};
+    const Projection to_up = {w.w_up, up, BITNET_STAGE_FFN_UP, 0};
+    const bool activated = gate_up_activated(s, rows, layer, to_gate, to_up);
+    if (!activated) linear(s, rows, layer, {to_gate, to_up});
     const float *sub_norm = sem.ffn_sub_norm ? w.ffn_sub_norm : nullptr;
     each_row(s, rows, layer,
              {BITNET_STAGE_FFN_ACT, BITNET_STAGE_FFN_SUB_NORM, BITNET_STAGE_FFN_SUB_NORM | BITNET_STAGE_CODES,
               BITNET_STAGE_FFN_SUB_NORM | BITNET_STAGE_SCALE},
              Step{[&](int r) {
+                      if (activated) return;
                       float *g = gate + size_t(r) * size_t(hp.n_ff);
                       ffn_activation(s.kernels, g, up + size_t(r) * size_t(hp.n_ff), hp.n_ff, sem.activation, g);
                   },
@@ -433,6 +461,8 @@ void ffn_block(State &s, const Rows &rows, int layer) {
 
 // ---- embedding and head -----------------------------------------------------------------------------------------
 
+Operations outside_layers(const State &s) { return {*s.model, s.kernels, s.model->semantics, -1}; }
+
 void embed(State &s, const Rows &rows, const EvalRequest &request) {
     const size_t n_embd = size_t(s.model->hp.n_embd);
     for (int r = 0; r < rows.n; ++r) {
@@ -443,6 +473,7 @@ void embed(State &s, const Rows &rows, const EvalRequest &request) {
         else
             float_row(s.model->token_embd, request.tokens[token], out);
     }
+    if (s.model->semantics.stage_type != StageType::f32) outside_layers(s).round_stage(s.h.data(), rows.n * n_embd);
     show(s, rows, BITNET_STAGE_EMBEDDINGS, -1, s.h.data(), int(n_embd));
 }
 
@@ -466,6 +497,16 @@ void multiply_head(State &s, const float *hidden, int n, float *logits) {
         for (int v = first; v < last; v += step)
             float_matrix_rows(s.kernels, s.model->head, v, std::min(v + step, last), x, n, logits + v, size_t(n_vocab));
     });
+    if (s.model->semantics.stage_type != StageType::f32)
+        outside_layers(s).round_stage(logits, size_t(n) * size_t(n_vocab));
+}
+
+void final_norm_row(const State &s, const float *h, float *hidden, int r) {
+    const int n = s.model->hp.n_embd;
+    const size_t at = size_t(r) * size_t(n);
+    if (is_alternative(s.model->semantics))
+        return outside_layers(s).norm(BITNET_STAGE_FINAL_NORM, h + at, 1, n, hidden + at);
+    norm_row(s, h, s.model->output_norm, n, hidden, r);
 }
 
 // Final norm and, unless `logits` is null, logits of rows [begin, begin + n) of the batch.
@@ -474,7 +515,7 @@ void head(State &s, const Rows &rows, int begin, int n, float *hidden, float *lo
     const Rows part = {n, rows.first_row + begin, rows.first_position + begin};
     const float *h = s.h.data() + size_t(begin) * size_t(hp.n_embd);
     each_row(s, part, -1, {BITNET_STAGE_FINAL_NORM},
-             Step{[&](int r) { norm_row(s, h, s.model->output_norm, hp.n_embd, hidden, r); },
+             Step{[&](int r) { final_norm_row(s, h, hidden, r); },
                   [&] { show(s, part, BITNET_STAGE_FINAL_NORM, -1, hidden, hp.n_embd); }});
     if (!logits) return;
     multiply_head(s, hidden, n, logits);
@@ -509,16 +550,28 @@ void prepare_rope(State &s, const Rows &rows) {
     });
 }
 
+// What a sink may ask while it sees a stage.
+void stop_if_asked(const State &s) {
+    const char *reason = s.tracer ? s.tracer->stop_reason() : nullptr;
+    if (reason) fail(Status::user, "eval: stopped by %s", reason);
+}
+
 void forward(State &s, const Rows &rows, const EvalRequest &request, int keep_from, int out) {
     embed(s, rows, request);
     prepare_rope(s, rows);
     for (int layer = 0; layer < s.model->hp.n_layer; ++layer) {
         if (request.cancel && request.cancel(request.cancel_user))
             fail(Status::cancelled, "eval: cancelled before layer %d of %d", layer, s.model->hp.n_layer);
+        stop_if_asked(s);
+        if (needs_alternative_layer(s.model->semantics, layer)) {
+            alternative_layer(s, rows, layer);
+            continue;
+        }
         attention_block(s, rows, layer);
         ffn_block(s, rows, layer);
     }
     outputs(s, rows, request, keep_from, out);
+    stop_if_asked(s);
 }
 
 }  // namespace
@@ -559,6 +612,7 @@ void complete_logits(State &s) {
 }
 
 bool head_candidates(State &s, const CompactHead &compact, int k, std::vector<Candidate> &out) {
+    if (s.model->semantics.stage_type != StageType::f32) return false;  // the bound is of exact logits
     if (s.bounds.size() == 0) s.bounds = Buffer<float>(size_t(s.model->hp.n_vocab));
     return compact.candidates(s.kernels, s.pool, head_input(s, s.hidden.data(), 1), k, s.bounds.data(), out);
 }

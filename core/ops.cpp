@@ -138,6 +138,12 @@ void round_to_half(float *x, int n) {
     for (int i = 0; i < n; ++i) x[i] = half_to_float(float_to_half(x[i]));
 }
 
+float round_bf16(float x) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+    if (x != x) return x;
+    return __builtin_bit_cast(float, (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000);
+}
+
 void to_half(const float *x, int n, uint16_t *out) {
     for (int i = 0; i < n; ++i) out[i] = float_to_half(x[i]);
 }

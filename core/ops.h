@@ -38,6 +38,7 @@ void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, 
                        float *out, size_t out_stride);
 
 void round_to_half(float *x, int n);  // to f16 and back
+float round_bf16(float x);            // to bf16 and back, ties to even
 void to_half(const float *x, int n, uint16_t *out);
 
 }  // namespace bitnet

@@ -72,8 +72,11 @@ inline int attention_queries(const Hyperparameters &hp) {
     const int n_rep = hp.n_head / hp.n_head_kv;
     return n_rep > 32 ? n_rep : 32 / n_rep * n_rep;
 }
+// Floats from one query's scores to the next one's: an odd number of cache lines, so that rows do not share a cache
+// set.
+inline size_t scores_stride(int n_positions) { return ((size_t(n_positions) + 15) / 16 | 1) * 16; }
 inline size_t attention_scratch(const Hyperparameters &hp, int n_ctx) {
-    return size_t(attention_queries(hp)) * (size_t(n_ctx) + 2 * size_t(hp.head_dim));
+    return size_t(attention_queries(hp)) * (scores_stride(n_ctx) + 2 * size_t(hp.head_dim));
 }
 
 class State {
@@ -89,6 +92,7 @@ public:
     }
     template <class T> T *kv() { return reinterpret_cast<T *>(kv_.data()); }
     size_t kv_element_bytes() const { return config.kv == KvType::f32 ? 4 : 2; }
+    size_t kv_allocated() const { return kv_.bytes(); }
     size_t bytes() const;                 // allocated
     void reserve_outputs(size_t n_rows);  // grows logits and hidden
 

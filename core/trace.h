@@ -27,6 +27,8 @@ public:
     // Whether any row in [first_position, first_position + n_rows) of this stage is wanted.
     virtual bool wants(int stage, int layer, int first_position, int n_rows) noexcept = 0;
     virtual void emit(const StageRows &rows) noexcept = 0;
+    // Asked between layers: why the evaluation should stop; null: it should not.
+    virtual const char *stop_reason() noexcept = 0;
 };
 
 }  // namespace bitnet

@@ -173,7 +173,8 @@ BITNET_API bitnet_status_t bitnet_model_get_info(const bitnet_model_t *model, bi
 BITNET_API const char *bitnet_model_architecture(const bitnet_model_t *model); /* "bitnet-b1.58" */
 BITNET_API const char *bitnet_model_path(const bitnet_model_t *model);
 BITNET_API const char *bitnet_model_isa(const bitnet_model_t *model);
-/* Every switch as run, "activation=relu2,eps=1e-05,...", in the syntax of bitnet_load_params.semantics. */
+/* The semantics as run, "activation=relu2,eps=1e-05,...", in the syntax of bitnet_load_params.semantics; switches that only
+ * imitate faults and other engines appear when they are on. */
 BITNET_API const char *bitnet_model_semantics(const bitnet_model_t *model);
 /* BLAKE3 of the whole file as 64 hex digits. Computed at the first call (about 0.3 s per GB from the page cache), then kept. */
 BITNET_API bitnet_status_t bitnet_model_hash(const bitnet_model_t *model, char *out, size_t *n);
@@ -440,6 +441,7 @@ BITNET_API const char *bitnet_stage_name(int32_t stage);
 #define BITNET_EVENT_TENSOR 3
 #define BITNET_EVENT_STEP_END 4
 #define BITNET_EVENT_RUN_END 5
+#define BITNET_EVENT_KV_STATE 6
 
 /* Every event begins with this header; an event may be copied by its size; pointers in it live during the call. */
 typedef struct bitnet_event {
@@ -453,7 +455,8 @@ typedef struct bitnet_event {
     uint64_t time_ns;  /* CLOCK_MONOTONIC */
 } bitnet_event_t;
 
-#define BITNET_EVENT_FLAG_OVERRIDDEN 1u /* a sink replaced values of this run before this event */
+#define BITNET_EVENT_FLAG_OVERRIDDEN 1u  /* a sink replaced values of this run before this event */
+#define BITNET_EVENT_FLAG_OVERRIDABLE 2u /* of a RUN_BEGIN: a sink has asked for the means to (bitnet.override/1) */
 
 /* A run begins with the first eval, and anew after the position moved back (reset, truncate, restore), after an eval
  * failed, and after a sink was attached or the selection changed: within a run each position is evaluated once. */
@@ -485,6 +488,37 @@ typedef struct bitnet_step_event { /* STEP_BEGIN and STEP_END: one call of bitne
     uint32_t reserved;
 } bitnet_step_event_t;
 
+/* What the key/value cache holds after a step; delivered before its STEP_END. */
+typedef struct bitnet_kv_state {
+    uint32_t struct_size;
+    int32_t n_valid;      /* positions held */
+    int32_t n_max;        /* positions there is room for */
+    int32_t oldest;       /* first position held; -1 when none is */
+    uint64_t n_bytes;     /* allocated for keys and values */
+    uint64_t n_bytes_used; /* of them, in positions held */
+    uint64_t n_hits;      /* positions that this step found in the cache */
+    uint64_t n_misses;    /* positions that this step had to compute */
+    uint64_t n_evicted;   /* positions given up since the step before: truncated, reset or pushed out */
+} bitnet_kv_state_t;
+
+typedef struct bitnet_kv_event {
+    bitnet_event_t header; /* position: the last one evaluated */
+    bitnet_kv_state_t kv;
+} bitnet_kv_event_t;
+
+/* What an operation read, for engines that can tell (our own does not: its inputs are stages of the same run). */
+typedef struct bitnet_tensor_input {
+    const char *name;      /* stage name where it is one, else "k_cache", "v_cache", or the engine's own */
+    int32_t stage;         /* BITNET_STAGE_..., 0: none */
+    int32_t dtype;         /* BITNET_DTYPE_... */
+    uint32_t n_dims;       /* of one row */
+    uint32_t reserved;
+    uint64_t shape[4];     /* of one row, outermost first */
+    uint64_t row_elements; /* product of shape */
+    uint64_t row_stride;   /* bytes from the input of row r to that of row r + 1; 0: all rows read the same */
+    const void *data;
+} bitnet_tensor_input_t;
+
 /* One stage of consecutive token rows. Row r is `row_elements` elements at (const char *)data + r * row_stride. */
 typedef struct bitnet_tensor_event {
     bitnet_event_t header;    /* position: of row 0; row r is at position + r */
@@ -495,12 +529,13 @@ typedef struct bitnet_tensor_event {
     uint32_t n_rows;
     uint32_t first_row;       /* index of row 0 in its eval */
     uint32_t n_dims;          /* of one row */
-    uint32_t reserved;
+    uint32_t n_inputs;        /* in `inputs` */
     uint64_t shape[4];        /* of one row, outermost first */
     uint64_t row_elements;    /* product of shape */
     uint64_t row_stride;      /* bytes */
     const void *data;
-    uint64_t ns;              /* time the engine took for this stage of all rows of the batch */
+    uint64_t ns;              /* time the engine took for this stage of all rows of the batch; 0: unknown */
+    const bitnet_tensor_input_t *inputs; /* of row 0; NULL when n_inputs is 0 */
 } bitnet_tensor_event_t;
 
 typedef struct bitnet_run_end_event {
@@ -545,6 +580,7 @@ typedef struct bitnet_stats {
     uint32_t min_index, max_index; /* the first element that has it */
     uint32_t top_index[BITNET_STATS_TOP]; /* largest by magnitude among the non-NaN, largest first, ties to the lowest index */
     float top_value[BITNET_STATS_TOP];
+    uint32_t nonfinite_index; /* the first NaN or Inf; UINT32_MAX: none */
 } bitnet_stats_t;
 typedef struct bitnet_ext_stats {
     uint32_t struct_size;
@@ -570,6 +606,40 @@ typedef struct bitnet_ext_override {
     bitnet_status_t (*replace)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row,
                                const void *values, size_t n);
 } bitnet_ext_override_t;
+
+#define BITNET_EXT_LENS "bitnet.lens/1"
+typedef struct bitnet_ext_lens {
+    uint32_t struct_size;
+    int32_t n_vocab;
+    int32_t n_embd;
+    uint32_t reserved;
+    /* Logit lens: the model's final norm and output head applied to any n_embd values, such as a row of layer_out that the
+     * sink has kept: n_vocab floats, borrowed until the next call or until event() returns. Only inside event(). Reads the
+     * whole head each time. NULL: outside event(), no memory. Our own engine only: get_extension gives NULL elsewhere. */
+    const float *(*logits)(const bitnet_trace_host_t *host, const float *hidden);
+} bitnet_ext_lens_t;
+
+#define BITNET_EXT_REFERENCE "bitnet.reference/1"
+typedef struct bitnet_ext_reference {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* A row of q_proj, k_proj, v_proj, attn_out, ffn_gate, ffn_up or ffn_out as the same linear gives it from the same
+     * input without quantising the activations: row_elements floats. NULL: another stage, no memory. */
+    const float *(*linear)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row);
+    /* A row of logits as the same tokens give them when no activation is quantised anywhere: n_vocab floats. A second
+     * context evaluates all of the run's tokens, slowly. NULL: another stage, a run that does not begin at position 0
+     * with token ids, no memory. */
+    const float *(*logits)(const bitnet_trace_host_t *host, const bitnet_tensor_event_t *event, uint32_t row);
+} bitnet_ext_reference_t;
+
+#define BITNET_EXT_STOP "bitnet.stop/1"
+typedef struct bitnet_ext_stop {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* Ends the evaluation under way, before its next layer at the latest, with BITNET_E_USER and `reason` (one line,
+     * copied) as its error. A foreign engine learns of it from the status of bitnet_trace_emit, and decides. */
+    void (*stop)(const bitnet_trace_host_t *host, const char *reason);
+} bitnet_ext_stop_t;
 
 /* A sink: a static table of functions, called on the thread that evaluates, in order. Nothing may throw. */
 typedef struct bitnet_trace_sink {
@@ -618,6 +688,280 @@ typedef struct bitnet_trace_stats {
 BITNET_API bitnet_status_t bitnet_trace_get_stats(const bitnet_ctx_t *ctx, bitnet_trace_stats_t *out);
 /* Ends the run if one is open (RUN_END) and flushes every sink; the sinks stay attached. PLUGIN if one failed. */
 BITNET_API bitnet_status_t bitnet_trace_end_run(bitnet_ctx_t *ctx);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 11. Trace of a foreign engine: its tensors, into the same plugins. Needs no model.
+ *
+ *     bitnet_trace_t *trace = NULL;
+ *     bitnet_trace_params_t run = {sizeof run};
+ *     run.engine = "my-engine";
+ *     if (bitnet_trace_open(&run, &trace)) fprintf(stderr, "%s\n", bitnet_last_error());
+ *     ...
+ *     bitnet_trace_step(trace, position, tokens, n);          // before each evaluation
+ *     bitnet_trace_tensor_t t = {sizeof t};
+ *     t.stage = BITNET_STAGE_Q_PROJ, t.layer = 3, t.position = position, t.n_rows = n;
+ *     t.n_dims = 1, t.shape[0] = 2560, t.data = q;
+ *     bitnet_trace_emit(trace, &t);                           // as often as there are tensors
+ *     ...
+ *     bitnet_trace_close(trace);
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* A trace that a foreign engine writes: any number of threads may use it at once; events keep the order in which the calls
+ * come. A NULL trace is a trace with nothing attached: every function accepts it and does nothing. */
+typedef struct bitnet_trace bitnet_trace_t;
+
+typedef struct bitnet_trace_params { /* every text: NULL is ""; read during the call only */
+    uint32_t struct_size;
+    uint32_t flags;              /* 0 */
+    const char *engine;          /* required: "my-engine" */
+    const char *engine_version;
+    const char *model_path;
+    const char *model_hash;      /* BLAKE3 of the model file, 64 hex digits (bitnet_blake3), so that traces can be compared */
+    const char *architecture;
+    const char *hyperparameters; /* "n_layer=30,n_embd=2560,..." */
+    const char *semantics;       /* "activation=relu2,...", as far as they are known */
+    const char *isa;
+    const char *kv_type;         /* "f32", "f16" */
+    const char *plugins;         /* as BITNET_TRACE_PLUGIN; NULL: what that variable says */
+    const char *selection;       /* as bitnet_trace_select; NULL: what BITNET_TRACE_SELECT says */
+    const char *prompt;          /* bytes; NULL: unknown */
+    size_t n_prompt_bytes;
+    const int32_t *tokens;       /* ids from position 0 on, as far as they are known; may be NULL */
+    size_t n_tokens;
+    int32_t n_threads;
+    int32_t n_batch;
+} bitnet_trace_params_t;
+
+/* Errors: INVALID (no engine, wrong selection, hash or hyperparameters), PLUGIN (of `plugins`; what the environment names
+ * never fails the call), NOMEM. *out is NULL on failure. */
+BITNET_API bitnet_status_t bitnet_trace_open(const bitnet_trace_params_t *params, bitnet_trace_t **out);
+/* Ends the run, closes the sinks, frees. No other call may be under way. NULL is allowed. */
+BITNET_API void bitnet_trace_close(bitnet_trace_t *trace);
+
+/* 1 when a sink is attached; asks before work that only a trace needs. One load and one branch. */
+BITNET_API int32_t bitnet_trace_enabled(const bitnet_trace_t *trace);
+/* 1 when a sink is attached and the selection has this stage, layer and position. */
+BITNET_API int32_t bitnet_trace_wants(const bitnet_trace_t *trace, int32_t stage, int32_t layer, int32_t position);
+
+/* More sinks, and another selection: as bitnet_trace_set_sink (which here adds), bitnet_trace_load_plugin and bitnet_trace_select
+ * on a context. Each ends the run that is open. */
+BITNET_API bitnet_status_t bitnet_trace_add_sink(bitnet_trace_t *trace, const bitnet_trace_sink_t *sink, void *user);
+BITNET_API bitnet_status_t bitnet_trace_add_plugin(bitnet_trace_t *trace, const char *path, const char *config);
+BITNET_API bitnet_status_t bitnet_trace_reselect(bitnet_trace_t *trace, const char *selection);
+
+/* An evaluation of `n` >= 1 tokens begins at `position`; the one before it ends. A position that was evaluated before begins
+ * a new run. `tokens` may be NULL: then those of the params, where they reach. */
+BITNET_API bitnet_status_t bitnet_trace_step(bitnet_trace_t *trace, int32_t position, const int32_t *tokens, size_t n);
+
+typedef struct bitnet_trace_tensor {
+    uint32_t struct_size;
+    int32_t stage;         /* BITNET_STAGE_..., companions too; 0: `name` says it */
+    const char *name;      /* with stage 0: "q_proj", or "t0/blk3/q_proj", which also sets position and layer */
+    int32_t layer;         /* -1: of no block (embeddings, final_norm, logits) */
+    int32_t position;      /* of row 0 */
+    int32_t dtype;         /* BITNET_DTYPE_... */
+    uint32_t n_rows;       /* consecutive positions; 0: 1 */
+    uint32_t n_dims;       /* of one row, 1..4 */
+    uint32_t n_inputs;
+    uint64_t shape[4];     /* of one row, outermost first */
+    uint64_t row_stride;   /* bytes; 0: row after row */
+    const void *data;
+    const bitnet_tensor_input_t *inputs; /* n_inputs of them, what the operation read; may be NULL when there are none */
+    const char *kernel;    /* what computed it; NULL: unknown */
+    uint64_t ns;           /* time it took; 0: unknown, then the time since the call before */
+} bitnet_trace_tensor_t;
+
+/* Delivers the selected rows. Without a bitnet_trace_step that covers its position, a step begins by itself. Errors:
+ * INVALID (no such stage, a stage that cannot be at this layer, shape, dtype or stride), USER (a sink asked to stop: the text is
+ * its reason; it is reported once). With nothing attached: BITNET_OK after one load and one branch. */
+BITNET_API bitnet_status_t bitnet_trace_emit(bitnet_trace_t *trace, const bitnet_trace_tensor_t *tensor);
+/* The state of the key/value cache, inside a step. */
+BITNET_API bitnet_status_t bitnet_trace_kv(bitnet_trace_t *trace, const bitnet_kv_state_t *kv);
+/* Ends the step and the run, and flushes every sink; what comes next begins a new run. PLUGIN if a sink failed. */
+BITNET_API bitnet_status_t bitnet_trace_end(bitnet_trace_t *trace);
+BITNET_API bitnet_status_t bitnet_trace_statistics(const bitnet_trace_t *trace, bitnet_trace_stats_t *out);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 12. Compare: the logits of two engines, position by position
+ *
+ *     bitnet_logits_limits_t limits = {sizeof limits};
+ *     bitnet_logits_row_t rows[2] = {{sizeof rows[0]}, {sizeof rows[0]}};
+ *     bitnet_logits_summary_t summary = {sizeof summary};
+ *     bitnet_compare_preset("bitnet", &limits);
+ *     bitnet_compare_logits(ours, theirs, 2, n_vocab, &limits, rows, &summary);
+ *     if (summary.verdict == BITNET_COMPARE_DIVERGED) printf("first at row %d\n", (int)summary.first_failed);
+ *
+ * Every language gets the same numbers and the same answer. Sums are f64 in ascending order of the index, exp and log are this
+ * library's own: the same bits on every machine. `a` is the reference.
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* What is measured of a position, and what a limit can be set on. */
+#define BITNET_METRIC_COSINE 0x1u   /* of the two rows; 1 for two rows of zeros, 0 when one of them is */
+#define BITNET_METRIC_L2 0x2u       /* |a - b| */
+#define BITNET_METRIC_MAX_ABS 0x4u  /* the largest |a[i] - b[i]| */
+#define BITNET_METRIC_CLOSE 0x8u    /* no element with |a[i] - b[i]| > atol + rtol * |a[i]| */
+#define BITNET_METRIC_MSE 0x10u     /* |a - b|^2 / n */
+#define BITNET_METRIC_NMSE 0x20u    /* |a - b|^2 / |a|^2; infinite when only `a` is zeros */
+#define BITNET_METRIC_KL 0x40u      /* sum softmax(a) (log softmax(a) - log softmax(b)), nats */
+#define BITNET_METRIC_MEAN_KL 0x80u /* its mean over the positions: a limit of the summary alone */
+#define BITNET_METRIC_TOP1 0x100u   /* the same largest element, or a lead of `a` that is within the noise */
+#define BITNET_METRIC_TOP_K 0x200u  /* how many of the k largest of `a` are of the k largest of `b`, over k */
+#define BITNET_METRIC_EITHER 0x400u /* at least one of cosine and max_abs inside the limits either_... */
+#define BITNET_METRIC_FINITE 0x800u /* always judged: NaN, +Inf, and -Inf on one side alone are a divergence */
+#define BITNET_METRIC_ALL 0xfffu
+
+/* Limits of a verdict. A value exactly at its limit passes. */
+typedef struct bitnet_logits_limits {
+    uint32_t struct_size;
+    uint32_t judged;           /* BITNET_METRIC_..., which of the limits below count; 0: all of preset "bitnet" instead */
+    double cosine_min;
+    double cosine_warn;        /* a cosine below it, but not below cosine_min, is a warning */
+    double l2_max;
+    double max_abs_max;
+    double atol, rtol;         /* of CLOSE, also when it is only measured */
+    double mse_max;
+    double nmse_max;
+    double kl_max;
+    double mean_kl_max;
+    double top_k_min;          /* 0..1 */
+    double top1_noise;         /* noise of a lead, in units of the row's RMS difference */
+    double either_cosine_min;
+    double either_max_abs_max;
+    int32_t top_k;             /* k of TOP_K; 0: 5 */
+    uint32_t reserved;         /* 0 */
+} bitnet_logits_limits_t;
+
+/* Presets: "bitnet" for two engines that run freely, "bitnet-same-class" for two of the same arithmetic, and the numbers of
+ * others: "seed", "trueno", "polygraphy", "torch-f32", "torch-f16", "torch-bf16", "ggml", "msprobe". The source's
+ * abi/cli/crossval/CROSSVAL.md lists them. Static; NULL when out of range. */
+BITNET_API const char *bitnet_compare_preset_name(int32_t index);
+/* Fills *out up to out->struct_size bytes. INVALID, naming the presets, when there is none of that name. */
+BITNET_API bitnet_status_t bitnet_compare_preset(const char *name, bitnet_logits_limits_t *out);
+
+/* One position. In an array every element has its struct_size set, all the same. */
+typedef struct bitnet_logits_row {
+    uint32_t struct_size;
+    uint32_t measured;      /* BITNET_METRIC_...: which of the fields below hold */
+    uint32_t failed;        /* outside their limits; not 0: this position diverges */
+    uint32_t warned;
+    uint64_t n;             /* elements compared: finite on both sides */
+    uint64_t n_masked;      /* -Inf on both sides: left out */
+    uint64_t n_nonfinite;   /* NaN, +Inf, or -Inf on one side alone: left out, and a divergence */
+    uint64_t n_not_close;
+    uint64_t worst_index;   /* of max_abs; when n_nonfinite is not 0 of the first of those */
+    float worst_a, worst_b; /* the two values there */
+    double cosine;
+    double l2;
+    double max_abs;
+    double mse;
+    double nmse;
+    double kl;
+    double top_k;
+    double top1_lead;       /* a[top1_a] - a[top1_b] */
+    double rms_difference;
+    int32_t top1_a, top1_b; /* ties to the lowest index; NaN never wins */
+} bitnet_logits_row_t;
+
+#define BITNET_COMPARE_MATCH 0
+#define BITNET_COMPARE_DIVERGED 1
+#define BITNET_COMPARE_NOTHING 2 /* no row, or nothing diverges but a row had no limit that could be judged */
+
+typedef struct bitnet_logits_summary {
+    uint32_t struct_size;
+    int32_t verdict;        /* BITNET_COMPARE_... */
+    uint32_t failed;        /* of all rows, and MEAN_KL */
+    uint32_t warned;
+    uint32_t unmeasured;    /* limits that count but were not measured in some row */
+    int32_t reserved;
+    uint64_t n_rows;
+    uint64_t n_failed;
+    uint64_t n_warned;      /* rows with a warning that do not diverge */
+    uint64_t first_failed;  /* n_rows: none. MEAN_KL belongs to no row */
+    uint64_t n_top1_equal;
+    double cosine_least;    /* the ones below: over the rows that measured it, NaN when none did */
+    double l2_largest;
+    double max_abs_largest;
+    double mse_mean;
+    double nmse_largest;
+    double kl_mean, kl_largest;
+    double top_k_mean;
+} bitnet_logits_summary_t;
+
+/* Compares `n_rows` rows of `n_vocab` >= 1 floats each, one after another on either side. limits NULL: preset "bitnet". `rows`
+ * (n_rows of them) or `summary` may be NULL. Any thread. A divergence is no failure: the status stays BITNET_OK. */
+BITNET_API bitnet_status_t bitnet_compare_logits(const float *a, const float *b, size_t n_rows, size_t n_vocab,
+                                                 const bitnet_logits_limits_t *limits, bitnet_logits_row_t *rows,
+                                                 bitnet_logits_summary_t *summary);
+/* Judges rows again, or rows that were gathered one by one or measured elsewhere (`measured` says how far): writes `failed` and
+ * `warned` of each, and the summary. */
+BITNET_API bitnet_status_t bitnet_compare_rows(bitnet_logits_row_t *rows, size_t n_rows,
+                                               const bitnet_logits_limits_t *limits, bitnet_logits_summary_t *summary);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 13. Replay: one operation of a layer, recomputed from recorded inputs
+ *
+ * Whether another engine's operation is right does not depend on what happened before it: give the operation that engine's own
+ * recorded inputs, and compare the output. With other semantics ("activation=silu", "rope_offset=1") the same operation tells
+ * what that engine does instead. model/FORMAT.md in the source lists the semantics.
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* One model under one set of semantics. Scratch of its own: one thread at a time, a second entry returns BITNET_E_BUSY; many
+ * may share a model, which they keep alive. Every instruction set gives the same bits, those of an evaluation. */
+typedef struct bitnet_replay bitnet_replay_t;
+
+/* `semantics`: overrides on top of the model's, in the syntax of bitnet_load_params.semantics; NULL: the model's. INVALID when
+ * they are wrong, name a layer or a sub-norm that the model has not, or change head_tied. *out is NULL on failure. */
+BITNET_API bitnet_status_t bitnet_replay_create(const bitnet_model_t *model, const char *semantics, bitnet_replay_t **out);
+BITNET_API void bitnet_replay_free(bitnet_replay_t *replay); /* NULL is allowed */
+/* The semantics in full; lives with the handle; NULL for NULL. */
+BITNET_API const char *bitnet_replay_semantics(const bitnet_replay_t *replay);
+
+#define BITNET_OPERATION_INPUTS 3
+typedef struct bitnet_operation {
+    uint32_t struct_size;
+    int32_t stage;           /* what it computes, companions included */
+    int32_t layer;           /* -1: of no block */
+    int32_t dtype;           /* of the output: F32, of codes I8, of accumulators I32 */
+    uint64_t row_elements;   /* of the output; 0: n_head * (position + 1), as attn_scores */
+    uint32_t n_inputs;       /* 0: the token ids alone */
+    uint32_t every_position; /* bit i: input i is needed for all positions from 0 to the last, whichever rows are computed */
+    int32_t input_stage[BITNET_OPERATION_INPUTS];
+    int32_t input_layer[BITNET_OPERATION_INPUTS]; /* where it is recorded */
+} bitnet_operation_t;
+
+/* Every operation of the model in execution order, each layer's own. */
+BITNET_API size_t bitnet_replay_operation_count(const bitnet_replay_t *replay);
+BITNET_API bitnet_status_t bitnet_replay_operation(const bitnet_replay_t *replay, size_t index, bitnet_operation_t *out);
+
+/* Recorded rows of one stage. Row r is `row_elements` elements at (const char *)data + r * row_stride, of any alignment. */
+typedef struct bitnet_rows {
+    int32_t stage;         /* BITNET_STAGE_..., companions included; 0: token ids */
+    int32_t dtype;         /* F32, F16 or BF16; of codes I8, of scales F32, of accumulators and token ids I32 */
+    uint64_t n_rows;
+    uint64_t row_elements;
+    uint64_t row_stride;   /* bytes */
+    const void *data;
+} bitnet_rows_t;
+
+typedef struct bitnet_replay_params {
+    uint32_t struct_size;
+    int32_t stage;               /* the operation: BITNET_STAGE_..., companions included */
+    int32_t layer;
+    uint32_t n_inputs;
+    const bitnet_rows_t *inputs;
+    const int32_t *positions;    /* of the rows; NULL: 0, 1, 2, ... */
+} bitnet_replay_params_t;
+
+/* Computes the operation for every row and writes the rows one after another in the operation's dtype; *n counts elements (the
+ * buffer rule: NULL `out` asks for the size). Inputs, as bitnet_replay_operation lists them:
+ *  - A linear takes float rows, or the codes and scales of the stage it reads, or its own accumulators and those scales; its
+ *    accumulators take float rows or codes.
+ *  - Attention takes q_rope for the rows to compute, k_rope and v_proj for all positions from 0.
+ *  - The residual stream may be given as layer_out or as embeddings.
+ *  - With quant=tensor_int8 the rows of one call are the tensor.
+ * INVALID when an input is missing, given twice, not one of the operation's, or of another size or dtype. */
+BITNET_API bitnet_status_t bitnet_replay_run(bitnet_replay_t *replay, const bitnet_replay_params_t *params, void *out,
+                                             size_t *n);
 
 #ifdef __cplusplus
 }

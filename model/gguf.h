@@ -68,6 +68,7 @@ public:
 
     const std::string &name() const { return bytes_->name(); }
     const Mapping &bytes() const { return *bytes_; }
+    std::shared_ptr<const Mapping> shared_bytes() const { return bytes_; }
     uint32_t version() const { return version_; }
     const std::vector<GgufKey> &keys() const { return keys_; }
     const std::vector<GgufTensor> &tensors() const { return tensors_; }

@@ -214,6 +214,15 @@ void ModelLoader::decide_semantics() {
     if (semantics.ffn_sub_norm && !has_ffn_sub_norm_) {
         fail(Status::invalid, "semantics: ffn_sub_norm 'on': %s has no ffn_sub_norm tensors", file_name());
     }
+    if (semantics.layers.size() > size_t(model_->hp.n_layer))
+        fail(Status::invalid, "semantics: layer %zu: the model has layers 0 to %d", semantics.layers.size() - 1,
+             model_->hp.n_layer - 1);
+    for (const Semantics &own : semantics.layers) {
+        const bool attn = own.attn_sub_norm && !has_attn_sub_norm_, ffn = own.ffn_sub_norm && !has_ffn_sub_norm_;
+        if (attn || ffn)
+            fail(Status::invalid, "semantics: %s 'on' of a layer: %s has no such tensors",
+                 attn ? "attn_sub_norm" : "ffn_sub_norm", file_name());
+    }
     if (!semantics.head_tied && tied) {
         fail(Status::invalid, "semantics: head_tied 'off': %s has no tensor 'output.weight'", file_name());
     }

@@ -3,17 +3,34 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace bitnet {
 
 enum class Activation { relu2, relu, silu, gelu };  // gelu: the tanh form
 enum class RopeOrder { neox, norm };                // pairs (i, i + n_rot/2) or (2i, 2i+1)
 enum class RopeAngle { exact, steps_f32 };          // position * theta^(-2i/d) in f64, or repeated f32 products
-enum class ActivationQuant { row_int8, none };      // one scale a row, or f32 activations
+// One scale a row; f32 activations; codes turned back into f32 before the product; one scale for the rows that are
+// computed together; one for each 256 or 32 elements.
+enum class ActivationQuant { row_int8, none, dequantised, tensor_int8, block256_int8, block32_int8 };
 enum class WeightScale { multiply, divide, none };
 enum class KvType { f32, f16 };
-enum class DotInput { f32, f16 };            // what a vector is rounded to before it meets f16 rows
-enum class CodeOrder { block128, block64 };  // I2_S of x86 files, of ARM files
+enum class DotInput { f32, f16 };  // what a vector is rounded to before it meets f16 rows
+// I2_S of x86 files, of ARM files; groups of 32; four neighbours a byte.
+enum class CodeOrder { block128, block64, block32, sequential };
+
+// What only other engines and faults do. The forward pass leaves layers that ask for one of these to
+// core/alternative_layer.cpp.
+enum class Norm { rms, unweighted, weighted_twice, centred, skipped };  // centred: the mean is subtracted
+enum class Rounding { even, away, truncate };                           // of activation codes; away: halves from zero
+enum class Accumulator { int32, int16 };                                // int16: wraps
+enum class ScaleType { f32, f16, bf16 };                                // what the weight scale is rounded to
+enum class CodeBits { high_first, low_first };                          // the first of four codes in a byte
+enum class CodeMap { mzp, mpz, zmp, zpm, pmz, pzm };                    // weights of codes 0, 1, 2: minus, zero, plus
+enum class KvSwap { off, attention, weights };   // attention takes values for keys and keys for values; Wk and Wv
+enum class KvHeads { grouped, interleaved };     // query head h reads key/value head h / r or h % n_head_kv
+enum class AttentionScale { root, none, full };  // scores / sqrt(head_dim), as they are, / head_dim
+enum class StageType { f32, bf16 };              // what every stage is rounded to
 
 struct Semantics {
     Activation activation = Activation::relu2;
@@ -32,16 +49,33 @@ struct Semantics {
     DotInput head_input = DotInput::f32;  // the final norm, before the head
     bool head_tied = true;
 
+    Norm norm = Norm::rms;
+    Rounding rounding = Rounding::even;
+    Accumulator accumulator = Accumulator::int32;
+    ScaleType scale_type = ScaleType::f32;
+    CodeBits code_bits = CodeBits::high_first;
+    CodeMap code_map = CodeMap::mzp;
+    KvSwap kv_swap = KvSwap::off;
+    KvHeads kv_heads = KvHeads::grouped;
+    AttentionScale attention_scale = AttentionScale::root;
+    StageType stage_type = StageType::f32;
+
+    // By layer, as far as some layer has semantics of its own; their `layers` are empty.
+    std::vector<Semantics> layers;
+    const Semantics &at(int layer) const {
+        return layer >= 0 && size_t(layer) < layers.size() ? layers[size_t(layer)] : *this;
+    }
+
     bool operator==(const Semantics &) const = default;
 };
 
-// Applies "key=value,key=value" to `semantics`. Keys: profile, activation, eps, rope, rope_angle, theta, rope_offset,
-// attn_sub_norm, ffn_sub_norm, sub_norms (both), quant, scale, i2s, kv, attn_q, head_input, head_tied. A profile is
-// applied where it stands, so later keys win over it. Throws Error(invalid) naming the key, what was found and what is
-// allowed.
+// Applies "key=value,key=value" to `semantics`; "key@3=value" and "key@0-3=value" to those layers alone.
+// model/FORMAT.md lists the keys. A profile is applied where it stands, so later keys win over it. Throws
+// Error(invalid) naming the key, what was found and what is allowed.
 void apply_overrides(Semantics &semantics, const std::string &overrides);
 
-// Every switch in the syntax of apply_overrides, in the order above; equal semantics give equal text.
+// The semantics in the syntax of apply_overrides; equal semantics give equal text. Switches that only imitate faults
+// and other engines appear when they are not at their default.
 std::string to_text(const Semantics &semantics);
 
 }  // namespace bitnet

@@ -7,9 +7,11 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 deps="$root/build/deps"
 
 packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-blake3-dev libcli11-dev nlohmann-json3-dev
-          libsimdjson-dev libgtest-dev python3"
+          libsimdjson-dev libzstd-dev rapidjson-dev libgtest-dev python3"
 if [ "${1:-}" = tests ]; then
-    packages="$packages b3sum jq libbenchmark-dev valgrind"
+    packages="$packages b3sum jq libbenchmark-dev valgrind strace"
+    # A cluster of one node, which the test of the sweeps starts for itself.
+    packages="$packages munge slurm-client slurmctld slurmd"
     # The AArch64 library is built and run here too.
     [ "$(uname -m)" != x86_64 ] || packages="$packages g++-aarch64-linux-gnu qemu-user"
     # A Node.js or Python from elsewhere serves as well; Debian's npm would conflict with such a Node.js.
@@ -50,10 +52,26 @@ if ! stamp venv "$requirements"; then
     "$deps/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
     cat "$requirements" | cksum >"$deps/venv.stamp"
 fi
+requirements="$root/scripts/sweep/requirements.txt"
+if ! stamp sweep "$requirements"; then
+    echo "setup: Snakemake, for the sweeps"
+    rm -rf "$deps/sweep"
+    python3 -m venv "$deps/sweep"
+    "$deps/sweep/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    cat "$requirements" | cksum >"$deps/sweep.stamp"
+fi
 if ! stamp npm "$root/tests/npm/package.json" "$root/tests/npm/package-lock.json"; then
     echo "setup: npm packages of the tests"
     mkdir -p "$deps/npm"
     cp "$root/tests/npm/package.json" "$root/tests/npm/package-lock.json" "$deps/npm/"
     npm ci --prefix "$deps/npm" --silent --no-audit --no-fund
     cat "$root/tests/npm/package.json" "$root/tests/npm/package-lock.json" | cksum >"$deps/npm.stamp"
+fi
+# The prebuilt llama.cpp that the interposer's tests run, and scripts/bench_peer.sh measures.
+if [ "$(uname -m)" = x86_64 ] && ! cmp -s "$root/scripts/peer/package-lock.json" "$deps/peer/installed.json"; then
+    echo "setup: a prebuilt llama.cpp for the tests"
+    mkdir -p "$deps/peer"
+    cp "$root/scripts/peer/package.json" "$root/scripts/peer/package-lock.json" "$deps/peer/"
+    npm ci --prefix "$deps/peer" --silent --no-audit --no-fund --ignore-scripts
+    cp "$root/scripts/peer/package-lock.json" "$deps/peer/installed.json"
 fi

@@ -8,7 +8,7 @@ sysroot="$root/build/deps/aarch64"
 apt="$root/build/deps/apt-aarch64"
 
 # libc and the C++ library come with g++-aarch64-linux-gnu. Headers alone are here too, so that CMake needs one place.
-packages="libpcre2-dev libpcre2-8-0 libsimdjson-dev libsimdjson14 libgtest-dev libcli11-dev nlohmann-json3-dev"
+packages="libpcre2-dev libpcre2-8-0 libsimdjson-dev libsimdjson14 libgtest-dev libcli11-dev nlohmann-json3-dev libzstd-dev rapidjson-dev"
 
 [ "$(cat "$sysroot.stamp" 2>/dev/null)" = "$packages" ] && exit 0
 echo "setup: arm64 libraries"

@@ -164,7 +164,7 @@ template <class Type, int W, int J, bool Stream>
 static void mix_block(const typename Type::Element *rows, size_t stride, int n_rows, const float *weights,
                       size_t weights_stride, float *out, size_t out_stride) {
     __m512 sum[J][W];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < J; ++j)
 #pragma GCC unroll 8
         for (int k = 0; k < W; ++k) sum[j][k] = _mm512_loadu_ps(out + size_t(j) * out_stride + 16 * k);
@@ -176,14 +176,14 @@ static void mix_block(const typename Type::Element *rows, size_t stride, int n_r
             if (Stream) _mm_prefetch(reinterpret_cast<const char *>(p + 16 * k) + prefetch_bytes, _MM_HINT_T1);
             v[k] = Type::load(p + 16 * k);
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < J; ++j) {
             const __m512 w = _mm512_set1_ps(weights[size_t(j) * weights_stride + size_t(r)]);
 #pragma GCC unroll 8
             for (int k = 0; k < W; ++k) sum[j][k] = _mm512_add_ps(sum[j][k], _mm512_mul_ps(w, v[k]));
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < J; ++j)
 #pragma GCC unroll 8
         for (int k = 0; k < W; ++k) _mm512_storeu_ps(out + size_t(j) * out_stride + 16 * k, sum[j][k]);
@@ -214,26 +214,45 @@ static void mix_columns(const typename Type::Element *rows, size_t stride, int n
                            out + size_t(j) * out_stride + i);
 }
 
-// Rows that are taken together: few when they come from memory, so that their second half is asked for in time; many
-// when they stay in the cache for the next vectors.
-static constexpr int rows_from_memory = 8, rows_in_cache = 64;
+// J vectors past the same 16 columns, as often as there are J of them; their weights are read from memory where they
+// are multiplied. Returns how many vectors that was.
+template <class Type, int J>
+static int mix_many(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *weights,
+                    size_t weights_stride, int n_x, float *out, size_t out_stride) {
+    const int whole = n_x / J * J;
+    for (int i = 0; i + 16 <= n; i += 16)
+        for (int j = 0; j < whole; j += J)
+            mix_block<Type, 1, J, false>(rows + i, stride, n_rows, weights + size_t(j) * weights_stride, weights_stride,
+                                         out + size_t(j) * out_stride + i, out_stride);
+    const int left = n % 16;
+    for (int j = 0; left && j < whole; ++j)
+        mix_tail<Type>(rows + n - left, stride, n_rows, left, weights + size_t(j) * weights_stride,
+                       out + size_t(j) * out_stride + n - left);
+    return whole;
+}
+
+// Rows that are taken together when they come from memory: few, so that their second half is asked for in time.
+static constexpr int rows_from_memory = 8;
 
 template <class Type>
 static void mix_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *weights,
                      size_t weights_stride, int n_x, float *out, size_t out_stride) {
-    const int step = n_x > 4 ? rows_in_cache : rows_from_memory;
-    for (int r = 0; r < n_rows; r += step) {
+    if (n_x >= 8) {
+        int j = mix_many<Type, 16>(rows, stride, n_rows, n, weights, weights_stride, n_x, out, out_stride);
+        j += mix_many<Type, 8>(rows, stride, n_rows, n, weights + size_t(j) * weights_stride, weights_stride, n_x - j,
+                               out + size_t(j) * out_stride, out_stride);
+        weights += size_t(j) * weights_stride;
+        out += size_t(j) * out_stride;
+        n_x -= j;
+    }
+    for (int r = 0; r < n_rows; r += rows_from_memory) {
         const auto *p = rows + size_t(r) * stride;
         const float *w = weights + r;
-        const int some = n_rows - r < step ? n_rows - r : step;
+        const int some = n_rows - r < rows_from_memory ? n_rows - r : rows_from_memory;
         int j = 0;
-        if (n_x >= 4) {
-            mix_columns<Type, 4, true>(p, stride, some, n, w, weights_stride, out, out_stride);
-            j = 4;
-        }
         for (; j + 4 <= n_x; j += 4)
-            mix_columns<Type, 4, false>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
-                                        out + size_t(j) * out_stride, out_stride);
+            mix_columns<Type, 4, true>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
+                                       out + size_t(j) * out_stride, out_stride);
         for (; j < n_x; ++j)
             mix_columns<Type, 1, true>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
                                        out + size_t(j) * out_stride, out_stride);

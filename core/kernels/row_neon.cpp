@@ -67,6 +67,6 @@ void scale_accumulators(const int32_t *acc, int n, float s, float weight_scale, 
     scale_accumulators_of(acc, n, s, weight_scale, out);
 }
 void relu2_gated(const float *gate, const float *up, int n, float *out) { relu2_gated_of(gate, up, n, out); }
-void softmax(float *x, int n) { softmax_of(x, n); }
+void softmax(float *x, int n) { softmax_of<4>(x, n); }
 
 }  // namespace bitnet::neon

@@ -37,6 +37,17 @@ void scale_accumulators(const int32_t *acc, int n, float s, float weight_scale, 
     scale_accumulators_of(acc, n, s, weight_scale, out);
 }
 void relu2_gated(const float *gate, const float *up, int n, float *out) { relu2_gated_of(gate, up, n, out); }
-void softmax(float *x, int n) { softmax_of(x, n); }
+
+void softmax(float *x, int n) {
+    float m = -__builtin_inff();  // a NaN is passed over: its own exponential makes the sum NaN
+    for (int i = 0; i < n; ++i) m = x[i] > m ? x[i] : m;
+    float lane[16] = {};
+    for (int i = 0; i < n; ++i) {
+        x[i] = exp_f32(x[i] - m);
+        lane[i % 16] = lane[i % 16] + x[i];
+    }
+    const float sum = lane_tree(lane);
+    for (int i = 0; i < n; ++i) x[i] = x[i] / sum;
+}
 
 }  // namespace bitnet::scalar

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "plugins/host/host.h"
+#include "plugins/host/text.h"
 
 namespace bitnet {
 
@@ -90,19 +91,60 @@ bitnet_status_t ext_replace(const bitnet_trace_host_t *api, const bitnet_tensor_
     return BITNET_OK;
 }
 
+const float *ext_lens(const bitnet_trace_host_t *api, const float *hidden) {
+    const TraceHost *host = host_of(api);
+    return host->delivering && hidden ? host->engine.lens(host->engine.user, hidden) : nullptr;
+}
+
+const float *ext_reference_linear(const bitnet_trace_host_t *api, const bitnet_tensor_event_t *event, uint32_t row) {
+    const TraceHost *host = host_of(api);
+    if (!is_current(host, event, row)) return nullptr;
+    const bitnet_tensor_event_t &current = *host->current;
+    return host->engine.reference_linear(host->engine.user, current.stage, current.header.layer,
+                                         host->current_row + row);
+}
+
+const float *ext_reference_logits(const bitnet_trace_host_t *api, const bitnet_tensor_event_t *event, uint32_t row) {
+    const TraceHost *host = host_of(api);
+    if (!is_current(host, event, row) || host->current->stage != BITNET_STAGE_LOGITS) return nullptr;
+    return host->engine.reference_logits(host->engine.user, host->current->header.position + int32_t(row));
+}
+
+void ext_stop(const bitnet_trace_host_t *api, const char *reason) {
+    TraceHost *host = host_of(api);
+    if (host->stopping) return;  // the first reason counts
+    host->stopping = true;
+    set_text(host->stop_reason, sizeof host->stop_reason, "%s: %s", static_cast<Sink *>(api->self)->label,
+             reason && *reason ? reason : "no reason given");
+}
+
 constexpr bitnet_ext_hash_t kHash = {sizeof(bitnet_ext_hash_t), 0, ext_blake3, ext_multiset};
 constexpr bitnet_ext_stats_t kStats = {sizeof(bitnet_ext_stats_t), 0, ext_stats};
 constexpr bitnet_ext_sketch_t kSketch = {sizeof(bitnet_ext_sketch_t), 0, ext_sketch};
 constexpr bitnet_ext_override_t kOverride = {sizeof(bitnet_ext_override_t), 0, ext_replace};
+constexpr bitnet_ext_reference_t kReference = {sizeof(bitnet_ext_reference_t), 0, ext_reference_linear,
+                                               ext_reference_logits};
+constexpr bitnet_ext_stop_t kStop = {sizeof(bitnet_ext_stop_t), 0, ext_stop};
 
 }  // namespace
 
-const void *find_extension(const bitnet_trace_host_t *, const char *id) {
+const void *find_extension(const bitnet_trace_host_t *api, const char *id) {
     if (!id) return nullptr;
+    TraceHost *host = host_of(api);
     if (strcmp(id, BITNET_EXT_HASH) == 0) return &kHash;
     if (strcmp(id, BITNET_EXT_STATS) == 0) return &kStats;
     if (strcmp(id, BITNET_EXT_SKETCH) == 0) return &kSketch;
-    if (strcmp(id, BITNET_EXT_OVERRIDE) == 0) return &kOverride;
+    if (strcmp(id, BITNET_EXT_STOP) == 0) return &kStop;
+    if (strcmp(id, BITNET_EXT_OVERRIDE) == 0) {
+        host->overridable = true;
+        return &kOverride;
+    }
+    if (strcmp(id, BITNET_EXT_LENS) == 0 && host->engine.lens) {
+        host->lens = {sizeof host->lens, host->engine.n_vocab, host->engine.n_embd, 0, ext_lens};
+        return &host->lens;
+    }
+    if (strcmp(id, BITNET_EXT_REFERENCE) == 0 && host->engine.reference_linear && host->engine.reference_logits)
+        return &kReference;
     return nullptr;
 }
 

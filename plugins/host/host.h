@@ -1,6 +1,7 @@
 // What the files of the trace host share. Internal to plugins/host.
 #pragma once
 
+#include "plugins/host/guard.h"
 #include "plugins/host/select.h"
 #include "plugins/host/services.h"
 #include "plugins/host/trace_host.h"
@@ -9,6 +10,9 @@ namespace bitnet {
 
 // Larger than any table that a version of this header could describe: beyond it, struct_size is rubbish.
 constexpr uint32_t kSinkBytesMax = 4096;
+
+// More inputs than any operation has; a foreign engine's are cut at it.
+constexpr uint32_t kInputsMax = 8;
 
 // One attached sink. Its `api` is what the sink sees as the host, so that a log call is known to be its own.
 struct Sink {
@@ -37,13 +41,16 @@ struct TraceHost {
     const char *library_dir;
     TraceLogFn log;
     void *log_user;
-    bitnet::Sink *sinks;  // in the order of attachment
-    uint64_t want;        // what any of them wants
+    TraceGuardFn guard;
+    TraceEngine engine;
+    bitnet_ext_lens_t lens;  // offered when the engine has one
+    bitnet::Sink *sinks;     // in the order of attachment
+    uint64_t want;           // what any of them wants
     bitnet::Selection selection;
     char *prompt;  // owned; NULL: unknown
     uint64_t n_prompt_bytes;
 
-    bool run_open, step_open, delivering, overridden;
+    bool run_open, step_open, delivering, overridden, overridable;
     uint32_t run;       // number of the open or the next run
     uint64_t next_seq;  // of the next event
     uint64_t mark_ns;   // end of the last delivery
@@ -54,8 +61,12 @@ struct TraceHost {
 
     bitnet_tensor_event_t *current;  // the tensor event under way, for the services
     void *current_data;              // where a sink may replace values; NULL: nowhere
+    uint32_t current_row;            // index of its row 0 in the rows that the engine gave
     bitnet::CachedRow *rows;
     uint64_t n_rows_cached;  // capacity of `rows`
+
+    bool stopping;
+    char stop_reason[256];
 
     uint64_t n_events, n_bytes, n_failures, sink_ns;
     char last_failure[sizeof(bitnet_trace_stats_t::last_failure)];

@@ -1,6 +1,7 @@
 // From a plugin's name to an attached sink. Every step has its own message; what was loaded is never unloaded, because
 // a plugin may have left threads or thread-local destructors behind.
 #include <dlfcn.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -88,9 +89,41 @@ bool resolve(const TraceHost *host, const char *name, char *found, char *error) 
     return false;
 }
 
+// A constructor that crashed or threw left the system's loader locked by its thread: on every other thread dlopen would
+// now wait for ever.
+int loader_is_stuck = 0;
+pthread_t stuck_thread;
+
+bool loader_is_free() {
+    return !__atomic_load_n(&loader_is_stuck, __ATOMIC_ACQUIRE) || pthread_equal(pthread_self(), stuck_thread);
+}
+
+void note_stuck_loader() {
+    if (__atomic_load_n(&loader_is_stuck, __ATOMIC_ACQUIRE)) return;
+    stuck_thread = pthread_self();
+    __atomic_store_n(&loader_is_stuck, 1, __ATOMIC_RELEASE);
+}
+
 // The entry function of the library at `path`, or NULL with the reason.
-bitnet_trace_plugin_fn find_entry(const char *label, const char *path, char *error) {
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+bitnet_trace_plugin_fn find_entry(TraceHost *host, const char *label, const char *path, char *error) {
+    if (!loader_is_free()) {
+        set_text(
+            error, TRACE_ERROR_BYTES,
+            "%s: cannot be loaded: a plugin's constructors failed on another thread, which holds the system's loader",
+            label);
+        return nullptr;
+    }
+    void *library = nullptr;
+    char crash[128] = "";
+    const auto load = [&library, path] {
+        library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        return BITNET_OK;
+    };
+    if (crash_guarded_call(host->guard, crash, sizeof crash, load) != BITNET_OK) {
+        note_stuck_loader();
+        set_text(error, TRACE_ERROR_BYTES, "%s: cannot be loaded: its constructors %s", label, crash);
+        return nullptr;
+    }
     if (!library) {
         const char *reason = dlerror();
         set_text(error, TRACE_ERROR_BYTES, "%s: cannot be loaded: %s", label, reason ? reason : "unknown reason");
@@ -112,14 +145,23 @@ bitnet_status_t load(TraceHost *host, const char *name, const char *config, char
     const char *slash = strrchr(name, '/');
     char label[sizeof(Sink::label)];
     set_text(label, sizeof label, "plugin '%.52s'", slash ? slash + 1 : name);
-    const bitnet_trace_plugin_fn entry = find_entry(label, path, error);
+    const bitnet_trace_plugin_fn entry = find_entry(host, label, path, error);
     if (!entry) return BITNET_E_PLUGIN;
     Sink *sink = sink_create(host, label);
     if (!sink) {
         set_text(error, TRACE_ERROR_BYTES, "%s: out of memory", label);
         return BITNET_E_NOMEM;
     }
-    const bitnet_trace_sink_t *table = entry(&sink->api);
+    const bitnet_trace_sink_t *table = nullptr;
+    const auto enter = [&table, entry, sink] {
+        table = entry(&sink->api);
+        return BITNET_OK;
+    };
+    if (crash_guarded_call(host->guard, sink->last_text, sizeof sink->last_text, enter) != BITNET_OK) {
+        set_text(error, TRACE_ERROR_BYTES, "%s: " BITNET_TRACE_PLUGIN_SYMBOL " %s", label, sink->last_text);
+        free(sink);
+        return BITNET_E_PLUGIN;
+    }
     if (!table) {
         set_text(error, TRACE_ERROR_BYTES, "%s: declined%s%s", label, sink->last_text[0] ? ": " : " without a reason",
                  sink->last_text);
@@ -133,18 +175,41 @@ bitnet_status_t load(TraceHost *host, const char *name, const char *config, char
     return status;
 }
 
-// One "name" or "name:config" of BITNET_TRACE_PLUGIN, cut out in place.
-void load_entry(TraceHost *host, char *entry) {
+// One "name" or "name:config" of a list, cut out in place. Failures are counted and logged there.
+bitnet_status_t load_entry(TraceHost *host, char *entry, char *error) {
     char *colon = strchr(entry, ':');
     if (colon) *colon = 0;
-    char error[TRACE_ERROR_BYTES];
-    trace_host_load_plugin(host, entry, colon ? colon + 1 : "", error);  // counts and logs its failures itself
+    return trace_host_load_plugin(host, entry, colon ? colon + 1 : "", error);
 }
 
 // The end of an entry: the first ';' that no '%' protects.
 char *entry_end(char *p) {
     while (*p && *p != ';') p += p[0] == '%' && p[1] ? 2 : 1;
     return p;
+}
+
+// `strict`: the first failure ends it.
+bitnet_status_t attach_list(TraceHost *host, const char *list, bool strict, char *error) {
+    char *copy = strdup(list);
+    if (!copy) {
+        set_text(error, TRACE_ERROR_BYTES, "list of plugins: out of memory");
+        record_failure(host, error);
+        return BITNET_E_NOMEM;
+    }
+    bitnet_status_t status = BITNET_OK;
+    for (char *entry = copy;;) {
+        char *end = entry_end(entry);
+        const bool last = !*end;
+        *end = 0;
+        if (*entry) {
+            const bitnet_status_t loaded = load_entry(host, entry, error);
+            if (status == BITNET_OK) status = loaded;
+        }
+        if (last || (strict && status != BITNET_OK)) break;
+        entry = end + 1;
+    }
+    free(copy);
+    return status;
 }
 
 }  // namespace
@@ -180,20 +245,9 @@ void trace_host_attach_environment(TraceHost *host) {
         record_failure(host, text);
         return;
     }
-    const char *plugins = environment("BITNET_TRACE_PLUGIN");
-    if (!*plugins) return;
-    char *copy = strdup(plugins);
-    if (!copy) {
-        record_failure(host, "BITNET_TRACE_PLUGIN: out of memory");
-        return;
-    }
-    for (char *entry = copy;;) {
-        char *end = entry_end(entry);
-        const bool last = !*end;
-        *end = 0;
-        if (*entry) load_entry(host, entry);
-        if (last) break;
-        entry = end + 1;
-    }
-    free(copy);
+    attach_list(host, environment("BITNET_TRACE_PLUGIN"), false, error);
+}
+
+bitnet_status_t trace_host_attach_list(TraceHost *host, const char *list, char *error) {
+    return attach_list(host, list ? list : "", true, error);
 }

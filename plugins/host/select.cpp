@@ -343,6 +343,19 @@ bool selection_wants_row(const Selection &selection, int32_t stage, int32_t laye
            !any_item(selection, selection.exclude[slot], layer, position);
 }
 
+bool selection_wants_layer(const Selection &selection, int32_t stage, int32_t layer) {
+    const int slot = stage_slot(stage);
+    if (slot < 0) return false;
+    for (uint64_t mask = selection.exclude[slot]; mask; mask &= mask - 1) {
+        const SelectItem &item = selection.items[__builtin_ctzll(mask)];
+        if (!item.seq.count && matches(selection, item.layer, layer)) return false;
+    }
+    for (uint64_t mask = selection.include[slot]; mask; mask &= mask - 1) {
+        if (matches(selection, selection.items[__builtin_ctzll(mask)].layer, layer)) return true;
+    }
+    return false;
+}
+
 bool selection_wants(const Selection &selection, int32_t stage, int32_t layer, int32_t first_position, int32_t n_rows) {
     const int slot = stage_slot(stage);
     if (slot < 0 || !selection.include[slot]) return false;

@@ -36,6 +36,8 @@ struct Selection {
 bool selection_compile(Selection *out, const char *text, char *error);
 void selection_free(Selection *selection);
 bool selection_wants_row(const Selection &selection, int32_t stage, int32_t layer, int32_t position);
+// Whether the stage may be wanted at some position: for what must be decided before positions are known.
+bool selection_wants_layer(const Selection &selection, int32_t stage, int32_t layer);
 // Whether any of the rows is wanted.
 bool selection_wants(const Selection &selection, int32_t stage, int32_t layer, int32_t first_position, int32_t n_rows);
 

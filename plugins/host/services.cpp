@@ -2,64 +2,15 @@
 // vectorise, and all add in one fixed order, so that every machine gets the same result.
 #include "plugins/host/services.h"
 
-#include <bit>
 #include <blake3.h>
-#include <cmath>
-#include <cstring>
+
+#include "plugins/host/row_types.h"
 
 namespace bitnet {
 
+namespace services {
+
 namespace {
-
-constexpr int kBlock = 64;
-constexpr uint32_t kAbs = 0x7fffffffu, kInf = 0x7f800000u;
-
-inline uint64_t mix(uint64_t x) {
-    uint64_t z = (x + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-inline float f16_value(uint16_t h) {
-    const uint32_t sign = uint32_t(h & 0x8000u) << 16;
-    const uint32_t magnitude = uint32_t(h & 0x7fffu) << 13;
-    const uint32_t exponent = magnitude & (0x7c00u << 13);
-    // Rebase the exponent; Inf and NaN go up once more, subnormals are normalised by a subtraction.
-    if (exponent == 0x7c00u << 13) return std::bit_cast<float>(sign | (magnitude + (uint32_t(255 - 31) << 23)));
-    if (exponent == 0) {
-        const float tiny = std::bit_cast<float>(magnitude + (113u << 23)) - std::bit_cast<float>(113u << 23);
-        return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(tiny));
-    }
-    return std::bit_cast<float>(sign | (magnitude + (112u << 23)));
-}
-
-// Raw: an element's bits. Value: holds every value of the dtype exactly.
-struct F32 {
-    using Raw = uint32_t;
-    using Value = float;
-    static float value(Raw bits) { return std::bit_cast<float>(bits); }
-};
-struct F16 {
-    using Raw = uint16_t;
-    using Value = float;
-    static float value(Raw bits) { return f16_value(bits); }
-};
-struct Bf16 {
-    using Raw = uint16_t;
-    using Value = float;
-    static float value(Raw bits) { return std::bit_cast<float>(uint32_t(bits) << 16); }
-};
-struct I8 {
-    using Raw = uint8_t;
-    using Value = float;
-    static float value(Raw bits) { return float(int8_t(bits)); }
-};
-struct I32 {
-    using Raw = uint32_t;
-    using Value = double;
-    static double value(Raw bits) { return double(int32_t(bits)); }
-};
 
 // Calls `use(Type())` with the type of a dtype.
 template <class Use> void with_type(int32_t dtype, Use use) {
@@ -72,27 +23,13 @@ template <class Use> void with_type(int32_t dtype, Use use) {
     }
 }
 
-template <class Type> struct Block {
-    typename Type::Raw raw[kBlock];
-    int count;
-
-    // Elements past the end of the row are zero bits.
-    Block(Row row, size_t first) {
-        const char *from = static_cast<const char *>(row.data) + first * sizeof raw[0];
-        if (row.n - first >= kBlock) {
-            memcpy(raw, from, sizeof raw);
-            count = kBlock;
-        } else {
-            count = int(row.n - first);
-            memset(raw, 0, sizeof raw);
-            memcpy(raw, from, size_t(count) * sizeof raw[0]);
-        }
-    }
-
-    void values(typename Type::Value *out) const {
-        for (int i = 0; i < kBlock; ++i) out[i] = Type::value(raw[i]);
+struct ByteMixes {
+    uint64_t of[256];
+    constexpr ByteMixes() : of() {
+        for (uint64_t i = 0; i < 256; ++i) of[i] = mix(i);
     }
 };
+constexpr ByteMixes kByteMixes;
 
 template <class Type> uint64_t multiset(Row row) {
     uint64_t sum = 0;
@@ -106,46 +43,19 @@ template <class Type> uint64_t multiset(Row row) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Statistics
 
-constexpr int kLanes = 8;
-
-// The largest by magnitude so far, largest first; an equal one that comes later stays behind.
-struct Top {
-    uint32_t n = 0;
-    double magnitude[BITNET_STATS_TOP];
-    uint32_t index[BITNET_STATS_TOP];
-    float value[BITNET_STATS_TOP];
-    double threshold = -1;  // what an element must exceed to get in; -1 while there is room
-
-    void offer(uint32_t i, double v) {
-        const double m = std::fabs(v);
-        if (!(m > threshold)) return;
-        uint32_t at = n < BITNET_STATS_TOP ? n++ : BITNET_STATS_TOP - 1;
-        for (; at > 0 && magnitude[at - 1] < m; --at) {
-            magnitude[at] = magnitude[at - 1];
-            index[at] = index[at - 1];
-            value[at] = value[at - 1];
-        }
-        magnitude[at] = m;
-        index[at] = i;
-        value[at] = float(v);
-        if (n == BITNET_STATS_TOP) threshold = magnitude[BITNET_STATS_TOP - 1];
-    }
-};
-
-inline bool is_finite(float v) { return (std::bit_cast<uint32_t>(v) & kAbs) < kInf; }
-inline bool is_finite(double) { return true; }  // integers
-
 template <class Value> struct Sums {
     double sum[kLanes] = {}, squares[kLanes] = {};
     Value min, max;
     uint64_t n_nan = 0, n_inf = 0, n_zero = 0;
+    uint32_t first_nonfinite = UINT32_MAX;
 };
 
 // The slow half, for blocks that hold NaN or Inf and for the rest of a row: element by element, in the same lanes.
-template <class Value> void add_elements(Sums<Value> *sums, const Value *values, int count) {
+template <class Value> void add_elements(Sums<Value> *sums, const Value *values, size_t first, int count) {
     for (int i = 0; i < count; ++i) {
         const Value v = values[i];
         if (!is_finite(v)) {
+            if (sums->first_nonfinite == UINT32_MAX) sums->first_nonfinite = uint32_t(first) + uint32_t(i);
             ++(v != v ? sums->n_nan : sums->n_inf);
             continue;
         }
@@ -177,7 +87,7 @@ inline void add_block_sums(Sums<float> *sums, const float *values) {
 }
 
 // A block of 64 finite values, in the lanes of add_elements().
-void add_block(Sums<float> *sums, const float *values) {
+void add_block(Sums<float> *sums, const float *values, size_t) {
     add_block_sums(sums, values);
     Float4 min, max;
     memcpy(&min, values, sizeof min);
@@ -196,7 +106,7 @@ void add_block(Sums<float> *sums, const float *values) {
         if (max[lane] > sums->max) sums->max = max[lane];
     }
 }
-void add_block(Sums<double> *sums, const double *values) { add_elements(sums, values, kBlock); }
+void add_block(Sums<double> *sums, const double *values, size_t first) { add_elements(sums, values, first, kBlock); }
 
 // Whether a block has numbers only, and its largest magnitude. As integers, magnitudes order like their floats.
 inline bool all_finite(const float *values, double *magnitude) {
@@ -216,10 +126,6 @@ inline bool all_finite(const double *values, double *magnitude) {
     *magnitude = 0;
     for (int i = 0; i < kBlock; ++i) *magnitude = std::fabs(values[i]) > *magnitude ? std::fabs(values[i]) : *magnitude;
     return true;
-}
-
-inline double combine(const double *lanes) {
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
 // `finite`: every element is.
@@ -262,6 +168,12 @@ template <class Type> uint32_t first_of(Row row, typename Type::Value wanted) {
     return 0;
 }
 
+template <class Type> float element(Row row, uint32_t index) {
+    typename Type::Raw raw;
+    memcpy(&raw, static_cast<const char *>(row.data) + index * sizeof raw, sizeof raw);
+    return float(Type::value(raw));
+}
+
 template <class Type> void stats(Row row, bitnet_stats_t *out) {
     using Value = typename Type::Value;
     Sums<Value> sums;
@@ -273,10 +185,10 @@ template <class Type> void stats(Row row, bitnet_stats_t *out) {
         block.values(values);
         double magnitude;
         if (all_finite(values, &magnitude) && block.count == kBlock) {
-            add_block(&sums, values);
+            add_block(&sums, values, first);
             if (magnitude <= top.threshold) continue;
         } else {
-            add_elements(&sums, values, block.count);
+            add_elements(&sums, values, first, block.count);
         }
         for (int i = 0; i < block.count; ++i) top.offer(uint32_t(first) + uint32_t(i), double(values[i]));
     }
@@ -284,20 +196,18 @@ template <class Type> void stats(Row row, bitnet_stats_t *out) {
     out->struct_size = sizeof *out;
     out->n = row.n;
     out->n_nan = sums.n_nan, out->n_inf = sums.n_inf, out->n_zero = sums.n_zero;
-    out->n_top = top.n;
-    memcpy(out->top_index, top.index, top.n * sizeof top.index[0]);
-    memcpy(out->top_value, top.value, top.n * sizeof top.value[0]);
+    out->nonfinite_index = sums.first_nonfinite;
     const uint64_t n_finite = row.n - sums.n_nan - sums.n_inf;
-    if (!n_finite) return;
-    const double n = double(n_finite), squares = combine(sums.squares);
-    out->mean = combine(sums.sum) / n;
-    out->rms = std::sqrt(squares / n);
-    out->l2 = std::sqrt(squares);
-    out->std = std::sqrt(squared_deviations<Type>(row, out->mean, n_finite == row.n) / n);
-    out->min = float(sums.min), out->max = float(sums.max);
-    out->absmax = std::fmax(std::fabs(out->min), std::fabs(out->max));
-    out->min_index = first_of<Type>(row, sums.min);
-    out->max_index = first_of<Type>(row, sums.max);
+    const double sum = combine(sums.sum), squares = combine(sums.squares);
+    double deviations = 0;
+    if (n_finite) {
+        deviations = squared_deviations<Type>(row, sum / double(n_finite), n_finite == row.n);
+        out->min_index = first_of<Type>(row, sums.min);
+        out->max_index = first_of<Type>(row, sums.max);
+        out->min = element<Type>(row, out->min_index);  // rather than sums.min: of +0 and -0, the first
+        out->max = element<Type>(row, out->max_index);
+    }
+    finish_stats(out, top, sum, squares, deviations);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -352,7 +262,62 @@ template <class Type> void sketch(Row row, float *out) {
     for (int i = 0; i < BITNET_SKETCH_BUCKETS; ++i) out[i] = float(buckets[i]);
 }
 
+uint64_t plain_multiset(Row row) {
+    uint64_t result = 0;
+    with_type(row.dtype, [&](auto type) { result = multiset<decltype(type)>(row); });
+    return result;
+}
+
+bool plain_stats(Row row, bitnet_stats_t *out) {
+    with_type(row.dtype, [&](auto type) { stats<decltype(type)>(row, out); });
+    return true;
+}
+
+void plain_sketch(Row row, float out[BITNET_SKETCH_BUCKETS]) {
+    with_type(row.dtype, [&](auto type) { sketch<decltype(type)>(row, out); });
+}
+
+const Kernels *kernels_of(RowCpu cpu) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (cpu == RowCpu::avx512) {
+        const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+        return has && kernels_of(RowCpu::avx2) ? &avx512_kernels : nullptr;
+    }
+    // Every CPU with AVX2 has F16C, which compilers do not ask for.
+    if (cpu == RowCpu::avx2) return __builtin_cpu_supports("avx2") ? &avx2_kernels : nullptr;
+#endif
+    return cpu == RowCpu::plain ? &plain_kernels : nullptr;
+}
+
+const Kernels *best_kernels() {
+    if (const Kernels *kernels = kernels_of(RowCpu::avx512)) return kernels;
+    if (const Kernels *kernels = kernels_of(RowCpu::avx2)) return kernels;
+    return &plain_kernels;
+}
+
+const Kernels *chosen = nullptr;
+
+const Kernels &kernels() {
+    const Kernels *found = __atomic_load_n(&chosen, __ATOMIC_ACQUIRE);
+    if (!found) {
+        found = best_kernels();
+        __atomic_store_n(&chosen, found, __ATOMIC_RELEASE);
+    }
+    return *found;
+}
+
 }  // namespace
+
+const Kernels plain_kernels = {plain_multiset, plain_stats, plain_sketch};
+
+}  // namespace services
+
+bool row_use_cpu(RowCpu cpu) {
+    const services::Kernels *found = services::kernels_of(cpu);
+    if (found) __atomic_store_n(&services::chosen, found, __ATOMIC_RELEASE);
+    return found;
+}
 
 size_t dtype_bytes(int32_t dtype) {
     switch (dtype) {
@@ -374,17 +339,17 @@ void row_blake3(Row row, uint8_t out[32]) {
 }
 
 uint64_t row_multiset(Row row) {
-    uint64_t result = 0;
-    with_type(row.dtype, [&](auto type) { result = multiset<decltype(type)>(row); });
-    return result;
+    if (row.dtype != BITNET_DTYPE_I8) return services::kernels().multiset(row);
+    uint64_t sum = 0;
+    const uint8_t *codes = static_cast<const uint8_t *>(row.data);
+    for (size_t i = 0; i < row.n; ++i) sum += services::kByteMixes.of[codes[i]];
+    return sum;
 }
 
 void row_stats(Row row, bitnet_stats_t *out) {
-    with_type(row.dtype, [&](auto type) { stats<decltype(type)>(row, out); });
+    if (!services::kernels().stats(row, out)) services::plain_kernels.stats(row, out);
 }
 
-void row_sketch(Row row, float out[BITNET_SKETCH_BUCKETS]) {
-    with_type(row.dtype, [&](auto type) { sketch<decltype(type)>(row, out); });
-}
+void row_sketch(Row row, float out[BITNET_SKETCH_BUCKETS]) { services::kernels().sketch(row, out); }
 
 }  // namespace bitnet

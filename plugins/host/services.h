@@ -21,4 +21,8 @@ uint64_t row_multiset(Row row);
 void row_stats(Row row, bitnet_stats_t *out);
 void row_sketch(Row row, float out[BITNET_SKETCH_BUCKETS]);
 
+// Which instructions these use from now on, in this process; without it the best there are. False: this CPU lacks them.
+enum class RowCpu { plain, avx2, avx512 };
+bool row_use_cpu(RowCpu cpu);
+
 }  // namespace bitnet

@@ -108,6 +108,8 @@ const char *trace_stage_name(int32_t stage) {
     }
 }
 
+int trace_stage_in_block(int32_t stage) { return bitnet::stage_in_block(stage); }
+
 int32_t trace_stage_id(const char *name, uint64_t n_bytes) {
     if (!name) return 0;
     const char *end = name + n_bytes;

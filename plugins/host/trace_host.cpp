@@ -40,10 +40,28 @@ void sink_log(const bitnet_trace_host_t *api, int32_t level, const char *text) {
 void update_want(TraceHost *host) {
     host->want = 0;
     for (Sink *sink = host->sinks; sink; sink = sink->next) host->want |= sink->table.want;
+    if (!host->sinks) host->overridable = false;
+}
+
+// A call of a sink's function; what it throws is the last that it said.
+template <class Body> bitnet_status_t call(const Sink *sink, Body body) {
+    Sink *said = const_cast<Sink *>(sink);
+    said->last_text[0] = 0;
+    return guarded_call(sink->host->guard, said->last_text, sizeof said->last_text, body);
 }
 
 void close_sink(Sink *sink) {
-    if (sink->table.close) sink->table.close(sink->state);
+    if (sink->table.close) {
+        const bitnet_status_t status = call(sink, [sink] {
+            sink->table.close(sink->state);
+            return BITNET_OK;
+        });
+        if (status != BITNET_OK) {
+            char text[TRACE_ERROR_BYTES];
+            set_text(text, sizeof text, "%s: close failed: %s", sink->label, sink->last_text);
+            record_failure(sink->host, text);
+        }
+    }
     free(sink);
 }
 
@@ -81,14 +99,14 @@ bool deliver(TraceHost *host, bitnet_event_t *event) {
     event->seq = host->next_seq++;
     event->run = host->run;
     event->time_ns = timer.start;
-    event->flags = host->overridden ? BITNET_EVENT_FLAG_OVERRIDDEN : 0;
+    event->flags = (host->overridden ? BITNET_EVENT_FLAG_OVERRIDDEN : 0) |
+                   (host->overridable && event->type == BITNET_EVENT_RUN_BEGIN ? BITNET_EVENT_FLAG_OVERRIDABLE : 0);
     bool delivered = false;
     for (Sink **link = &host->sinks; *link;) {
         Sink *sink = *link;
         if (sink->table.want >> event->type & 1) {
             delivered = true;
-            sink->last_text[0] = 0;
-            const bitnet_status_t status = sink->table.event(sink->state, event);
+            const bitnet_status_t status = call(sink, [sink, event] { return sink->table.event(sink->state, event); });
             if (status != BITNET_OK) {
                 char what[32];
                 set_text(what, sizeof what, "event %" PRIu64, event->seq);
@@ -133,8 +151,11 @@ bitnet_status_t check_version(const bitnet_trace_sink_t *table, const Sink *sink
 bitnet_status_t open_sink(Sink *sink, void *user, const char *config, bool is_plugin, char *error) {
     sink->state = user;
     if (!sink->table.open) return BITNET_OK;
+    const auto open = [sink, config] { return sink->table.open(&sink->state, &sink->api, config ? config : ""); };
     sink->last_text[0] = 0;
-    const bitnet_status_t status = sink->table.open(&sink->state, &sink->api, config ? config : "");
+    const bitnet_status_t status =
+        is_plugin ? crash_guarded_call(sink->host->guard, sink->last_text, sizeof sink->last_text, open)
+                  : call(sink, open);
     if (status == BITNET_OK) return BITNET_OK;
     if (sink->last_text[0]) {
         set_text(error, TRACE_ERROR_BYTES, "%s: open failed: %s", sink->label, sink->last_text);
@@ -203,6 +224,10 @@ TraceHost *trace_host_create(const char *library_dir, TraceLogFn log, void *log_
     }
     return host;
 }
+
+void trace_host_set_guard(TraceHost *host, TraceGuardFn guard) { host->guard = guard; }
+
+void trace_host_set_engine(TraceHost *host, const TraceEngine *engine) { host->engine = *engine; }
 
 void trace_host_destroy(TraceHost *host) {
     if (!host) return;
@@ -333,9 +358,20 @@ int trace_host_wants(const TraceHost *host, int32_t stage, int32_t layer, int32_
            selection_wants(host->selection, stage, layer, first_position, n_rows);
 }
 
+int trace_host_selects(const TraceHost *host, int32_t stage, int32_t layer, int32_t position) {
+    return trace_stage_name(stage) && (host->want >> BITNET_EVENT_TENSOR & 1) &&
+           selection_wants_row(host->selection, stage, layer, position);
+}
+
+int trace_host_selects_layer(const TraceHost *host, int32_t stage, int32_t layer) {
+    return trace_stage_name(stage) && (host->want >> BITNET_EVENT_TENSOR & 1) &&
+           selection_wants_layer(host->selection, stage, layer);
+}
+
 void trace_host_tensor(TraceHost *host, bitnet_tensor_event_t *rows, void *data) {
     if (!host->run_open) return;
-    const uint64_t ns = rows->ns ? rows->ns : now_ns() - host->mark_ns;
+    const uint64_t measured = rows->ns ? rows->ns : now_ns() - host->mark_ns;
+    const uint64_t ns = measured == TRACE_NS_UNKNOWN ? 0 : measured;
     const int32_t layer = rows->header.layer, position = rows->header.position;
     const char *first = static_cast<const char *>(data ? data : rows->data);
     const uint32_t n_rows = rows->n_rows;
@@ -358,7 +394,16 @@ void trace_host_tensor(TraceHost *host, bitnet_tensor_event_t *rows, void *data)
         event.first_row = rows->first_row + row;
         event.data = first + row * rows->row_stride;
         event.ns = ns;
+        bitnet_tensor_input_t inputs[kInputsMax];
+        event.n_inputs = rows->n_inputs > kInputsMax ? kInputsMax : rows->n_inputs;
+        event.inputs = event.n_inputs ? inputs : nullptr;
+        for (uint32_t i = 0; i < event.n_inputs; ++i) {
+            inputs[i] = rows->inputs[i];
+            inputs[i].name = or_empty(inputs[i].name);
+            inputs[i].data = static_cast<const char *>(inputs[i].data) + row * inputs[i].row_stride;
+        }
         host->current = &event;
+        host->current_row = row;
         host->current_data = data ? static_cast<char *>(data) + row * rows->row_stride : nullptr;
         if (deliver(host, &event.header)) {
             ++host->run_tensors;
@@ -369,6 +414,20 @@ void trace_host_tensor(TraceHost *host, bitnet_tensor_event_t *rows, void *data)
         row = end;
     }
 }
+
+void trace_host_kv_state(TraceHost *host, int32_t position, const bitnet_kv_state_t *kv) {
+    if (!host->run_open || !(host->want >> BITNET_EVENT_KV_STATE & 1)) return;
+    bitnet_kv_event_t event = {};
+    event.header.size = sizeof event;
+    event.header.type = BITNET_EVENT_KV_STATE;
+    event.header.layer = -1;
+    event.header.position = position;
+    event.kv = *kv;
+    event.kv.struct_size = sizeof event.kv;
+    deliver(host, &event.header);
+}
+
+const char *trace_host_stop_reason(const TraceHost *host) { return host->stopping ? host->stop_reason : nullptr; }
 
 void trace_host_end_step(TraceHost *host, bitnet_status_t status) {
     if (!host->step_open) return;
@@ -383,6 +442,7 @@ void trace_host_end_step(TraceHost *host, bitnet_status_t status) {
     event.n_tokens = host->n_step_tokens;
     event.status = status;
     deliver(host, &event.header);
+    host->stopping = false;
 }
 
 bitnet_status_t trace_host_end_run(TraceHost *host) {
@@ -397,14 +457,14 @@ bitnet_status_t trace_host_end_run(TraceHost *host) {
         event.n_rows = host->run_rows;
         event.n_tokens = host->run_tokens;
         deliver(host, &event.header);
-        host->run_open = host->step_open = false;
+        host->run_open = host->step_open = host->stopping = false;
         ++host->run;
     }
     SinkTimer timer(host);
     for (Sink **link = &host->sinks; *link;) {
         Sink *sink = *link;
-        sink->last_text[0] = 0;
-        const bitnet_status_t status = sink->table.flush ? sink->table.flush(sink->state) : BITNET_OK;
+        const bitnet_status_t status =
+            sink->table.flush ? call(sink, [sink] { return sink->table.flush(sink->state); }) : BITNET_OK;
         if (status != BITNET_OK) {
             detach_failed(host, link, "flush", status);
         } else {

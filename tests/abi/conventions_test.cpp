@@ -161,6 +161,10 @@ TEST(StructSize, OfParameters) {
     const int32_t token = 5;
     check_parameter_sizes<bitnet_eval_params_t>(
         [&](const bitnet_eval_params_t *params) { return bitnet_eval_tokens(ctx.get(), &token, 1, params); });
+    check_parameter_sizes<bitnet_logits_limits_t>([](const bitnet_logits_limits_t *limits) {
+        const float logit = 1;
+        return bitnet_compare_logits(&logit, &logit, 1, 1, limits, nullptr, nullptr);
+    });
     check_parameter_sizes<bitnet_generate_params_t>([&](const bitnet_generate_params_t *params) {
         int32_t out[1];
         size_t n = 1;
@@ -202,6 +206,8 @@ TEST(StructSize, OfOutputs) {
         [&](bitnet_model_info_t *out) { return bitnet_model_get_info(model.get(), out); });
     check_output_sizes<bitnet_tensor_info_t>(
         [&](bitnet_tensor_info_t *out) { return bitnet_model_tensor(model.get(), 0, out); });
+    check_output_sizes<bitnet_logits_limits_t>(
+        [](bitnet_logits_limits_t *out) { return bitnet_compare_preset("bitnet", out); });
     check_output_sizes<bitnet_trace_stats_t>(
         [&](bitnet_trace_stats_t *out) { return bitnet_trace_get_stats(ctx.get(), out); });
 }

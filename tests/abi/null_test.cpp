@@ -175,6 +175,84 @@ TEST_F(Null, Trace) {
     EXPECT_OK(bitnet_trace_end_run(ctx()));
 }
 
+TEST_F(Null, ForeignTrace) {
+    bitnet_trace_t *out = reinterpret_cast<bitnet_trace_t *>(this);
+    auto params = make<bitnet_trace_params_t>();
+    auto tensor = make<bitnet_trace_tensor_t>();
+    auto kv = make<bitnet_kv_state_t>();
+    auto stats = make<bitnet_trace_stats_t>();
+    const Recorder recorder;
+    invalid(bitnet_trace_open(nullptr, &out), "params");
+    EXPECT_EQ(out, nullptr);
+    invalid(bitnet_trace_open(&params, &out), "params->engine");
+    invalid(bitnet_trace_open(&params, nullptr), "out");
+    params.engine = "nobody";
+    params.n_tokens = 1;
+    invalid(bitnet_trace_open(&params, &out), "params->tokens");
+    // No trace is a trace with nothing attached.
+    bitnet_trace_close(nullptr);
+    EXPECT_EQ(bitnet_trace_enabled(nullptr), 0);
+    EXPECT_EQ(bitnet_trace_wants(nullptr, BITNET_STAGE_Q_PROJ, 0, 0), 0);
+    EXPECT_OK(bitnet_trace_add_sink(nullptr, &recorder.table, nullptr));
+    EXPECT_OK(bitnet_trace_add_plugin(nullptr, "jsonl", nullptr));
+    EXPECT_OK(bitnet_trace_reselect(nullptr, nullptr));
+    EXPECT_OK(bitnet_trace_step(nullptr, 0, nullptr, 1));
+    EXPECT_OK(bitnet_trace_emit(nullptr, nullptr));
+    EXPECT_OK(bitnet_trace_emit(nullptr, &tensor));
+    EXPECT_OK(bitnet_trace_kv(nullptr, &kv));
+    EXPECT_OK(bitnet_trace_end(nullptr));
+    EXPECT_OK(bitnet_trace_statistics(nullptr, &stats));
+    EXPECT_EQ(stats.n_events, 0u);
+    invalid(bitnet_trace_statistics(nullptr, nullptr), "out");
+    params.n_tokens = 0;
+    ASSERT_OK(bitnet_trace_open(&params, &out));
+    invalid(bitnet_trace_add_sink(out, nullptr, nullptr), "sink");
+    invalid(bitnet_trace_add_plugin(out, nullptr, nullptr), "path");
+    EXPECT_OK(bitnet_trace_reselect(out, nullptr));
+    EXPECT_OK(bitnet_trace_emit(out, nullptr));  // nothing is attached
+    Recorder attached;
+    ASSERT_OK(bitnet_trace_add_sink(out, &attached.table, &attached));
+    invalid(bitnet_trace_emit(out, nullptr), "tensor");
+    invalid(bitnet_trace_kv(out, nullptr), "kv");
+    bitnet_trace_close(out);
+}
+
+TEST_F(Null, Compare) {
+    const float a = 1;
+    auto limits = make<bitnet_logits_limits_t>();
+    auto row = make<bitnet_logits_row_t>();
+    EXPECT_NE(bitnet_compare_preset_name(0), nullptr);
+    invalid(bitnet_compare_preset(nullptr, &limits), "name");
+    invalid(bitnet_compare_preset("bitnet", nullptr), "out");
+    invalid(bitnet_compare_logits(nullptr, &a, 1, 1, nullptr, &row, nullptr), "a");
+    invalid(bitnet_compare_logits(&a, nullptr, 1, 1, nullptr, &row, nullptr), "b");
+    EXPECT_OK(bitnet_compare_logits(&a, &a, 1, 1, nullptr, nullptr, nullptr));
+    invalid(bitnet_compare_rows(nullptr, 1, nullptr, nullptr), "rows");
+    EXPECT_OK(bitnet_compare_rows(nullptr, 0, nullptr, nullptr));
+}
+
+TEST_F(Null, Replay) {
+    auto *out = reinterpret_cast<bitnet_replay_t *>(this);
+    invalid(bitnet_replay_create(nullptr, nullptr, &out), "model");
+    EXPECT_EQ(out, nullptr);
+    invalid(bitnet_replay_create(model(), nullptr, nullptr), "out");
+    bitnet_replay_free(nullptr);
+    EXPECT_EQ(bitnet_replay_semantics(nullptr), nullptr);
+    EXPECT_EQ(bitnet_replay_operation_count(nullptr), 0u);
+    auto operation = make<bitnet_operation_t>();
+    invalid(bitnet_replay_operation(nullptr, 0, &operation), "replay");
+    auto params = make<bitnet_replay_params_t>();
+    size_t n = 0;
+    invalid(bitnet_replay_run(nullptr, &params, nullptr, &n), "replay");
+    ASSERT_OK(bitnet_replay_create(model(), nullptr, &out));
+    invalid(bitnet_replay_operation(out, 0, nullptr), "out");
+    invalid(bitnet_replay_run(out, nullptr, nullptr, &n), "params");
+    invalid(bitnet_replay_run(out, &params, nullptr, nullptr), "n");
+    params.n_inputs = 1;
+    invalid(bitnet_replay_run(out, &params, nullptr, &n), "params->inputs");
+    bitnet_replay_free(out);
+}
+
 // The calls above are all that there are.
 TEST(NullCoverage, EveryFunctionOfTheHeaderIsCalledHere) {
     const auto text = [](const char *path) {

@@ -135,6 +135,7 @@ struct Seen {
     std::vector<int32_t> tokens;      // of a run or step
     std::string text;                 // of a run: semantics;selection;prompt
     bitnet_run_end_event_t end = {};  // of a RUN_END
+    bitnet_kv_state_t kv = {};        // of a KV_STATE
 };
 
 // An in-process sink. `on_event` runs after the event was kept; what it returns is the sink's answer.
@@ -198,6 +199,8 @@ private:
                      (run.prompt ? std::string(run.prompt, run.n_prompt_bytes) : "NULL");
         } else if (header->type == BITNET_EVENT_RUN_END) {
             s.end = *reinterpret_cast<const bitnet_run_end_event_t *>(header);
+        } else if (header->type == BITNET_EVENT_KV_STATE) {
+            s.kv = reinterpret_cast<const bitnet_kv_event_t *>(header)->kv;
         } else {
             const auto &step = *reinterpret_cast<const bitnet_step_event_t *>(header);
             if (step.tokens) s.tokens.assign(step.tokens, step.tokens + step.n_tokens);

@@ -93,13 +93,13 @@ TEST_F(Trace, RunsAndStepsFrameTheTensors) {
     std::string types;
     uint64_t seq = 0, time = 0;
     for (const Seen &s : recorder_.seen) {
-        types += "?RsteE"[s.header.type];
+        types += "?RsteEk"[s.header.type];
         EXPECT_EQ(s.header.seq, seq++);
         EXPECT_GE(s.header.time_ns, time);
         EXPECT_EQ(s.header.flags, 0u);
         time = s.header.time_ns;
     }
-    EXPECT_EQ(types, "RstttesttteERsttteE") << "R and E: run, s and e: step, t: tensor";
+    EXPECT_EQ(types, "RstttkestttkeERstttkeE") << "R and E: run, s and e: step, t: tensor, k: cache";
     const std::vector<Seen> runs = recorder_.of_type(BITNET_EVENT_RUN_BEGIN),
                             steps = recorder_.of_type(BITNET_EVENT_STEP_BEGIN);
     const std::string semantics = bitnet_model_semantics(model_.get());

@@ -19,6 +19,7 @@ public:
     using Key = std::tuple<int, int, int>;
     std::map<Key, std::vector<uint8_t>> rows;
     bool wants(int, int, int, int) noexcept override { return true; }
+    const char *stop_reason() noexcept override { return nullptr; }
     void emit(const StageRows &e) noexcept override {
         size_t bytes = e.dtype == BITNET_DTYPE_I8 ? 1 : 4;
         for (int i = 0; i < e.n_dims; ++i) bytes *= size_t(e.shape[i]);

@@ -18,14 +18,14 @@ BOUNDS = {
     ("avx2", "dot_rows_f16"): 663,
     ("avx2", "dot_rows_f32"): 556,
     ("avx2", "mix_rows_f32"): 468,
-    ("avx2", "softmax"): 10817,
+    ("avx2", "softmax"): 6577,
     ("avx2", "quantize"): 1663,
     ("sse2", "ternary_rows"): 641,
     ("sse2", "ternary_batch"): 276,
     ("sse2", "dot_rows_f16"): 4418,
     ("sse2", "dot_rows_f32"): 1324,
     ("sse2", "mix_rows_f32"): 1290,
-    ("sse2", "softmax"): 26705,
+    ("sse2", "softmax"): 18023,
     ("sse2", "quantize"): 2627,
 }
 

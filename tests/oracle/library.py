@@ -140,12 +140,13 @@ class TensorEvent(Structure):
         ("n_rows", c_uint32),
         ("first_row", c_uint32),
         ("n_dims", c_uint32),
-        ("reserved", c_uint32),
+        ("n_inputs", c_uint32),
         ("shape", c_uint64 * 4),
         ("row_elements", c_uint64),
         ("row_stride", c_uint64),
         ("data", c_void_p),
         ("ns", c_uint64),
+        ("inputs", c_void_p),
     )
 
 

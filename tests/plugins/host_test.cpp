@@ -275,7 +275,8 @@ TEST(TraceHost, OverrideReplacesValuesAndMarksTheRun) {
     EXPECT_EQ(means, (std::vector<double>{3.5, 3.5, 3.5, 40, 40, 40}));
     std::vector<uint32_t> flags;
     for (const Seen &seen : second.seen) flags.push_back(seen.flags);
-    EXPECT_EQ(flags, (std::vector<uint32_t>{0, 0, 1, 1, 1, 0}));  // begin, act, out, layer_out, end, begin
+    EXPECT_EQ(flags, (std::vector<uint32_t>{0, 0, 1, 1, 1,
+                                            BITNET_EVENT_FLAG_OVERRIDABLE}));  // begin, act, out, layer_out, end, begin
 }
 
 TEST(TraceHost, OverrideIsForOwnF32StagesOnly) {

@@ -1,8 +1,23 @@
 /* A plugin with the one fault that its compile definition names. */
 #include <bitnet_c.h>
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+/* As a wrong pointer would: volatile, so that the compiler has to; without the check by which UBSan would end the
+ * process. */
+#if defined(OPEN_SEGFAULTS) || defined(ENTRY_SEGFAULTS) || defined(CONSTRUCTOR_SEGFAULTS)
+__attribute__((no_sanitize("undefined"))) static void crash(void) {
+    static int *volatile nowhere;
+    *nowhere = 1;
+}
+#endif
+
+#ifdef CONSTRUCTOR_SEGFAULTS
+__attribute__((constructor)) static void matrix_constructor(void) { crash(); }
+#endif
 
 #ifndef NO_SYMBOL
 
@@ -20,6 +35,18 @@ static bitnet_status_t matrix_open(void **state, const bitnet_trace_host_t *host
 #endif
 #ifdef OPEN_FAILS_SILENTLY
     return BITNET_E_IO;
+#endif
+#ifdef OPEN_SEGFAULTS
+    crash();
+#endif
+#ifdef OPEN_ABORTS
+    abort();
+#endif
+#ifdef OPEN_DIVIDES
+    raise(SIGFPE);
+#endif
+#ifdef OPEN_GARBAGE
+    return (bitnet_status_t)0x80000000;
 #endif
     made = calloc(1, sizeof *made);
     if (!made) return BITNET_E_NOMEM;
@@ -44,11 +71,20 @@ static bitnet_status_t matrix_event(void *state, const bitnet_event_t *event) {
 #ifdef EVENT_FAILS_SILENTLY
     return 7;
 #endif
+#ifdef EVENT_GARBAGE
+    return (bitnet_status_t)0x7fffffff;
+#endif
+#ifdef SLOW
+    if (event->type == BITNET_EVENT_TENSOR) nanosleep(&(struct timespec){0, 100000}, NULL);
+#endif
     return BITNET_OK;
 }
 
 static bitnet_status_t matrix_flush(void *state) {
-#ifdef FLUSH_FAILS
+#ifdef FLUSH_GARBAGE
+    (void)state;
+    return 12345;
+#elif defined(FLUSH_FAILS)
     struct state *self = state;
     self->host->log(self->host, BITNET_LOG_ERROR, "cannot flush");
     return BITNET_E_IO;
@@ -85,6 +121,15 @@ static struct newer_sink table = {{
 BITNET_API const bitnet_trace_sink_t *bitnet_trace_plugin_v1(const bitnet_trace_host_t *host);
 const bitnet_trace_sink_t *bitnet_trace_plugin_v1(const bitnet_trace_host_t *host) {
     (void)host;
+#ifdef ENTRY_SEGFAULTS
+    crash();
+#endif
+#ifdef ENTRY_ABORTS
+    abort();
+#endif
+#ifdef ENTRY_TRAPS
+    __builtin_trap();
+#endif
 #ifdef DECLINES
     host->log(host, BITNET_LOG_INFO, "not on a Tuesday");
     return NULL;

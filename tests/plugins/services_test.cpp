@@ -33,6 +33,21 @@ std::vector<float> naive_sketch(const std::vector<double> &values) {
     return {sums.begin(), sums.end()};
 }
 
+// Every version that this CPU can run.
+std::vector<RowCpu> usable_cpus() {
+    std::vector<RowCpu> usable;
+    for (RowCpu cpu : {RowCpu::plain, RowCpu::avx2, RowCpu::avx512}) {
+        if (row_use_cpu(cpu)) usable.push_back(cpu);
+    }
+    return usable;
+}
+
+class Services : public testing::TestWithParam<RowCpu> {
+protected:
+    void SetUp() override { ASSERT_TRUE(row_use_cpu(GetParam())); }
+    void TearDown() override { row_use_cpu(usable_cpus().back()); }
+};
+
 std::vector<double> widen(const std::vector<float> &values) { return {values.begin(), values.end()}; }
 
 Row row_of(const std::vector<float> &values) { return {values.data(), values.size(), BITNET_DTYPE_F32}; }
@@ -58,13 +73,17 @@ std::vector<float> random_values(size_t n, uint32_t seed, bool specials) {
 
 void expect_stats(const std::vector<double> &values, const bitnet_stats_t &stats) {
     uint64_t n_nan = 0, n_inf = 0, n_zero = 0;
+    uint32_t first_nonfinite = UINT32_MAX;
     std::vector<double> finite;
     std::vector<uint32_t> order;
     for (uint32_t i = 0; i < values.size(); ++i) {
         n_nan += std::isnan(values[i]);
         n_inf += std::isinf(values[i]);
         n_zero += values[i] == 0;
-        if (std::isfinite(values[i])) finite.push_back(values[i]);
+        if (std::isfinite(values[i]))
+            finite.push_back(values[i]);
+        else if (first_nonfinite == UINT32_MAX)
+            first_nonfinite = i;
         if (!std::isnan(values[i])) order.push_back(i);
     }
     std::stable_sort(order.begin(), order.end(),
@@ -73,6 +92,7 @@ void expect_stats(const std::vector<double> &values, const bitnet_stats_t &stats
     EXPECT_EQ(stats.n_nan, n_nan);
     EXPECT_EQ(stats.n_inf, n_inf);
     EXPECT_EQ(stats.n_zero, n_zero);
+    EXPECT_EQ(stats.nonfinite_index, first_nonfinite);
     ASSERT_EQ(stats.n_top, std::min<size_t>(8, order.size()));
     for (uint32_t i = 0; i < stats.n_top; ++i) {
         EXPECT_EQ(stats.top_index[i], order[i]) << i;
@@ -98,11 +118,15 @@ void expect_stats(const std::vector<double> &values, const bitnet_stats_t &stats
     };
     EXPECT_EQ(stats.min_index, first_of(min));
     EXPECT_EQ(stats.max_index, first_of(max));
+    if (finite.empty()) return;
+    // Of +0 and -0, the first one.
+    EXPECT_EQ(std::signbit(stats.min), std::signbit(values[stats.min_index]));
+    EXPECT_EQ(std::signbit(stats.max), std::signbit(values[stats.max_index]));
 }
 
 constexpr size_t kSizes[] = {0, 1, 3, 7, 8, 9, 63, 64, 65, 127, 128, 200, 1000, 2560, 6912};
 
-TEST(Services, StatsEqualAPlainRecomputation) {
+TEST_P(Services, StatsEqualAPlainRecomputation) {
     for (size_t n : kSizes) {
         for (bool specials : {false, true}) {
             SCOPED_TRACE(testing::Message() << n << " elements, specials " << specials);
@@ -114,7 +138,7 @@ TEST(Services, StatsEqualAPlainRecomputation) {
     }
 }
 
-TEST(Services, StatsOfExtremes) {
+TEST_P(Services, StatsOfExtremes) {
     const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
     for (float fill : {nan, inf, -inf, 0.0f, -0.0f, 3.0e38f, 1e-45f}) {
         for (size_t n : {5, 64, 150}) {
@@ -127,7 +151,7 @@ TEST(Services, StatsOfExtremes) {
     }
 }
 
-TEST(Services, SketchEqualsANaiveOne) {
+TEST_P(Services, SketchEqualsANaiveOne) {
     for (size_t n : kSizes) {
         for (bool specials : {false, true}) {
             const std::vector<float> values = random_values(n, uint32_t(n) + 9, specials);
@@ -139,7 +163,7 @@ TEST(Services, SketchEqualsANaiveOne) {
 }
 
 // The vectors of plugins/TRACE_FORMAT.md.
-TEST(Services, DocumentedVectors) {
+TEST_P(Services, DocumentedVectors) {
     std::vector<float> ramp(130);
     for (size_t i = 0; i < ramp.size(); ++i) ramp[i] = float(i + 1);
     float sketch[64];
@@ -158,7 +182,7 @@ TEST(Services, DocumentedVectors) {
     EXPECT_EQ(naive_mix(1), 0x6e789e6aa1b965f4ull);
 }
 
-TEST(Services, SketchEstimatesDistances) {
+TEST_P(Services, SketchEstimatesDistances) {
     const std::vector<float> a = random_values(6912, 1, false);
     double sum = 0;
     constexpr int kTrials = 200;
@@ -182,7 +206,7 @@ TEST(Services, SketchEstimatesDistances) {
     EXPECT_GT(std::sqrt(sum / kTrials), 0.05);  // it is an estimate, and the test can tell
 }
 
-TEST(Services, MultisetIgnoresOrderOnly) {
+TEST_P(Services, MultisetIgnoresOrderOnly) {
     std::vector<float> values = random_values(1000, 5, true);
     const uint64_t before = row_multiset(row_of(values));
     std::shuffle(values.begin(), values.end(), std::mt19937(3));
@@ -194,7 +218,7 @@ TEST(Services, MultisetIgnoresOrderOnly) {
     EXPECT_NE(row_multiset(row_of(values)), before);
 }
 
-TEST(Services, Blake3IsOfTheRawBytes) {
+TEST_P(Services, Blake3IsOfTheRawBytes) {
     uint8_t hash[32];
     row_blake3({"", 0, BITNET_DTYPE_F32}, hash);
     EXPECT_EQ(hash[0], 0xaf);  // the published hash of no bytes
@@ -217,7 +241,7 @@ double f16(uint16_t h) {
     return sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24));
 }
 
-TEST(Services, OtherDtypesAreConvertedFirst) {
+TEST_P(Services, OtherDtypesAreConvertedFirst) {
     std::vector<uint16_t> halves(65536);
     std::vector<double> f16_values, bf16_values;
     for (uint32_t i = 0; i < 65536; ++i) {
@@ -255,7 +279,7 @@ TEST(Services, OtherDtypesAreConvertedFirst) {
     EXPECT_EQ(row_multiset({sums.data(), sums.size(), BITNET_DTYPE_I32}), multiset);
 }
 
-TEST(Services, UnalignedRows) {
+TEST_P(Services, UnalignedRows) {
     const std::vector<float> values = random_values(200, 6, false);
     std::vector<char> bytes(values.size() * 4 + 1);
     memcpy(bytes.data() + 1, values.data(), values.size() * 4);
@@ -266,6 +290,68 @@ TEST(Services, UnalignedRows) {
     bitnet_stats_t stats;
     row_stats({bytes.data() + 1, values.size(), BITNET_DTYPE_F32}, &stats);
     expect_stats(widen(values), stats);
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryCpu, Services, testing::ValuesIn(usable_cpus()), [](const auto &test) {
+    return std::string(test.param == RowCpu::plain ? "plain" : test.param == RowCpu::avx2 ? "avx2" : "avx512");
+});
+
+struct Results {
+    uint64_t multiset;
+    bitnet_stats_t stats;
+    float sketch[64];
+
+    Results(Row row, RowCpu cpu) {
+        memset(this, 0, sizeof *this);
+        EXPECT_TRUE(row_use_cpu(cpu));
+        multiset = row_multiset(row);
+        row_stats(row, &stats);
+        row_sketch(row, sketch);
+    }
+};
+
+// To the bit, on rows that are long, short, unaligned, constant, mostly zero, of both zeros, of ties, of extremes.
+TEST(ServicesOfEveryCpu, GiveTheSameBits) {
+    const std::vector<RowCpu> cpus = usable_cpus();
+    std::mt19937 random(11);
+    for (int trial = 0; trial < 1200; ++trial) {
+        const size_t n = trial % 3 == 0 ? random() % 40 : random() % 1500;
+        const int32_t dtypes[] = {BITNET_DTYPE_F32, BITNET_DTYPE_F16, BITNET_DTYPE_BF16, BITNET_DTYPE_I8,
+                                  BITNET_DTYPE_I32};
+        const int32_t dtype = dtypes[trial % 5];
+        const size_t offset = random() % 4;
+        std::vector<uint8_t> bytes(n * 4 + 4);
+        const uint32_t kind = random() % 5;
+        const uint32_t same = random();
+        for (size_t i = 0; i < n; ++i) {
+            uint32_t bits = random();
+            if (kind == 1) bits = same;
+            if (kind == 2) bits = bits % 3 ? 0 : bits << 31;  // zeros of both signs
+            if (kind == 3) bits = bits % 7 ? 0x3f800000u | (bits & 0x80070000u) : bits & 0x7f7fffffu;
+            if (kind == 4) bits = (bits & 0x81ffffffu) | 0x3e000000u;  // finite, and of one size
+            memcpy(&bytes[offset + i * dtype_bytes(dtype)], reinterpret_cast<char *>(&bits) + (4 - dtype_bytes(dtype)),
+                   dtype_bytes(dtype));
+        }
+        const Row row = {&bytes[offset], n, dtype};
+        const Results plain(row, RowCpu::plain);
+        for (RowCpu cpu : cpus) {
+            const Results other(row, cpu);
+            ASSERT_EQ(plain.multiset, other.multiset) << trial;
+            ASSERT_EQ(memcmp(plain.sketch, other.sketch, sizeof plain.sketch), 0) << trial;
+            ASSERT_EQ(memcmp(&plain.stats, &other.stats, sizeof plain.stats), 0)
+                << trial << " n " << n << " kind " << kind;
+        }
+    }
+    row_use_cpu(cpus.back());
+}
+
+TEST(ServicesOfEveryCpu, AreNotAlwaysThere) {
+#if !defined(__x86_64__)
+    EXPECT_FALSE(row_use_cpu(RowCpu::avx2));
+    EXPECT_FALSE(row_use_cpu(RowCpu::avx512));
+#endif
+    EXPECT_TRUE(row_use_cpu(RowCpu::plain));
+    row_use_cpu(usable_cpus().back());
 }
 
 }  // namespace

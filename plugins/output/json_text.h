@@ -1,12 +1,14 @@
-// JSON text for the jsonl sink: a growing buffer and what is written into it. Free of locale and of the C++ runtime.
+// JSON text: a growing buffer and what sinks write into it. Free of the C++ runtime.
 #pragma once
 
-#include <clocale>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+
+#include "plugins/output/number_text.h"
 
 namespace bitnet {
 
@@ -49,7 +51,7 @@ struct JsonText {
         put_unsigned(value < 0 ? 0 - uint64_t(value) : uint64_t(value));
     }
 
-    // Nine digits bring every f32 back. The caller has set a locale whose decimal point is '.'.
+    // Nine significant digits; what is not finite as a string.
     void put_number(double value) {
         if (std::isnan(value)) return lit("\"NaN\"");
         if (std::isinf(value)) {
@@ -59,38 +61,54 @@ struct JsonText {
                 lit("\"Infinity\"");
             return;
         }
-        char digits[32];
-        const int wrote = snprintf(digits, sizeof digits, "%.9g", value);
-        put(digits, size_t(wrote));
+        if (reserve(kNumberBytes)) n += number_text_of(value, data + n);
     }
 
-    void put_hex(const uint8_t *bytes, size_t n_bytes) {
-        static constexpr char kDigits[] = "0123456789abcdef";
-        if (!reserve(2 * n_bytes)) return;
-        for (size_t i = 0; i < n_bytes; ++i) {
-            data[n++] = kDigits[bytes[i] >> 4];
-            data[n++] = kDigits[bytes[i] & 15];
-        }
-    }
-
+    void put_hex(const uint8_t *bytes, size_t n_bytes);
     void put_base64(const uint8_t *bytes, size_t n_bytes);
     void put_string(const char *bytes, size_t n_bytes);  // with quotes; bytes that are not UTF-8 become U+FFFD
     void put_string(const char *text) { put_string(text, strlen(text)); }
     // "a=1,b=x" -> {"a":1,"b":"x"}; numbers stay numbers if `with_numbers`.
     void put_pairs(const char *text, bool with_numbers);
+    void put_array(const int32_t *values, uint64_t n_values);  // NULL: null
+    void put_time();                                           // now, "2026-01-31T12:00:00.123Z"
 };
 
+struct HexPairs {
+    char of[256][2];
+    constexpr HexPairs() : of() {
+        constexpr char kDigits[] = "0123456789abcdef";
+        for (int i = 0; i < 256; ++i) of[i][0] = kDigits[i >> 4], of[i][1] = kDigits[i & 15];
+    }
+};
+inline constexpr HexPairs kHexPairs;
+
+inline void JsonText::put_hex(const uint8_t *bytes, size_t n_bytes) {
+    if (!reserve(2 * n_bytes)) return;
+    for (size_t i = 0; i < n_bytes; ++i, n += 2) memcpy(data + n, kHexPairs.of[bytes[i]], 2);
+}
+
+// Two digits for each 12 bits.
+struct Base64Pairs {
+    char of[4096][2];
+    constexpr Base64Pairs() : of() {
+        constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        for (int i = 0; i < 4096; ++i) of[i][0] = kDigits[i >> 6], of[i][1] = kDigits[i & 63];
+    }
+};
+inline constexpr Base64Pairs kBase64Pairs;
+
 inline void JsonText::put_base64(const uint8_t *bytes, size_t n_bytes) {
-    static constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     if (!reserve((n_bytes + 2) / 3 * 4)) return;
     for (size_t i = 0; i < n_bytes; i += 3) {
         const size_t left = n_bytes - i;
         const uint32_t v = uint32_t(bytes[i]) << 16 | (left > 1 ? uint32_t(bytes[i + 1]) << 8 : 0) |
                            (left > 2 ? uint32_t(bytes[i + 2]) : 0);
-        data[n++] = kDigits[v >> 18];
-        data[n++] = kDigits[v >> 12 & 63];
-        data[n++] = left > 1 ? kDigits[v >> 6 & 63] : '=';
-        data[n++] = left > 2 ? kDigits[v & 63] : '=';
+        memcpy(data + n, kBase64Pairs.of[v >> 12], 2);
+        memcpy(data + n + 2, kBase64Pairs.of[v & 4095], 2);
+        if (left < 3) data[n + 3] = '=';
+        if (left < 2) data[n + 2] = '=';
+        n += 4;
     }
 }
 
@@ -113,6 +131,14 @@ inline void JsonText::put_string(const char *text, size_t n_bytes) {
     const unsigned char *bytes = reinterpret_cast<const unsigned char *>(text);
     put('"');
     for (size_t i = 0; i < n_bytes;) {
+        size_t plain = i;  // bytes that are written as they are
+        while (plain < n_bytes && bytes[plain] >= 0x20 && bytes[plain] < 0x80 && bytes[plain] != '"' &&
+               bytes[plain] != '\\') {
+            ++plain;
+        }
+        put(text + i, plain - i);
+        i = plain;
+        if (i == n_bytes) break;
         const size_t length = utf8_length(bytes + i, n_bytes - i);
         if (!length) {
             lit("\xef\xbf\xbd");
@@ -171,6 +197,28 @@ inline void JsonText::put_pairs(const char *text, bool with_numbers) {
         p = *end ? end + 1 : end;
     }
     put('}');
+}
+
+inline void JsonText::put_array(const int32_t *values, uint64_t n_values) {
+    if (!values) return lit("null");
+    put('[');
+    for (uint64_t i = 0; i < n_values; ++i) {
+        if (i) put(',');
+        put_signed(values[i]);
+    }
+    put(']');
+}
+
+inline void JsonText::put_time() {
+    timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    tm utc;
+    gmtime_r(&now.tv_sec, &utc);
+    char text[64];
+    const int wrote =
+        snprintf(text, sizeof text, "\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\"", utc.tm_year + 1900, utc.tm_mon + 1,
+                 utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, int(now.tv_nsec / 1000000));
+    put(text, size_t(wrote));
 }
 
 }  // namespace bitnet
