@@ -232,48 +232,4 @@ double StageTimes::total_seconds() const {
     return sum;
 }
 
-// ---- what tracing costs -----------------------------------------------------------------------------------------
-
-const bitnet_trace_sink_t CostSink::idle_sink_ = {sizeof(bitnet_trace_sink_t),
-                                                  BITNET_ABI_VERSION,
-                                                  "bitnet-bench-idle",
-                                                  uint64_t{1} << BITNET_EVENT_RUN_END,
-                                                  nullptr,
-                                                  CostSink::ignore,
-                                                  nullptr,
-                                                  nullptr};
-const bitnet_trace_sink_t CostSink::hash_sink_ = {sizeof(bitnet_trace_sink_t),
-                                                  BITNET_ABI_VERSION,
-                                                  "bitnet-bench-hash",
-                                                  uint64_t{1} << BITNET_EVENT_TENSOR,
-                                                  CostSink::open,
-                                                  CostSink::hash,
-                                                  nullptr,
-                                                  nullptr};
-
-CostSink::CostSink(bitnet_ctx_t *ctx, TraceCost cost) : ctx_(ctx) {
-    if (cost == TraceCost::no_sink) return;
-    check(bitnet_trace_set_sink(ctx, cost == TraceCost::idle_sink ? &idle_sink_ : &hash_sink_, this));
-}
-
-CostSink::~CostSink() { bitnet_trace_set_sink(ctx_, nullptr, nullptr); }
-
-bitnet_status_t CostSink::open(void **state, const bitnet_trace_host_t *host, const char *) {
-    auto *self = static_cast<CostSink *>(*state);
-    self->host_ = host;
-    self->extension_ = static_cast<const bitnet_ext_hash_t *>(host->get_extension(host, BITNET_EXT_HASH));
-    return self->extension_ == nullptr ? BITNET_E_UNSUPPORTED : BITNET_OK;
-}
-
-bitnet_status_t CostSink::ignore(void *, const bitnet_event_t *) { return BITNET_OK; }
-
-bitnet_status_t CostSink::hash(void *state, const bitnet_event_t *event) {
-    const auto *self = static_cast<CostSink *>(state);
-    const auto *tensor = reinterpret_cast<const bitnet_tensor_event_t *>(event);
-    for (uint32_t row = 0; row < tensor->n_rows; row++) {
-        if (self->extension_->blake3(self->host_, tensor, row) == nullptr) return BITNET_E_NOMEM;
-    }
-    return BITNET_OK;
-}
-
 }  // namespace bitnet

@@ -86,24 +86,4 @@ private:
     std::string ternary_kernel_;
 };
 
-// A sink that costs what tracing itself costs: one that wants no tensors, and one that hashes every row it is given.
-enum class TraceCost { no_sink, idle_sink, hash_sink };
-class CostSink {
-public:
-    CostSink(bitnet_ctx_t *ctx, TraceCost cost);
-    ~CostSink();
-    CostSink(const CostSink &) = delete;
-    CostSink &operator=(const CostSink &) = delete;
-
-private:
-    static bitnet_status_t open(void **state, const bitnet_trace_host_t *host, const char *config);
-    static bitnet_status_t ignore(void *state, const bitnet_event_t *event);
-    static bitnet_status_t hash(void *state, const bitnet_event_t *event);
-    static const bitnet_trace_sink_t idle_sink_, hash_sink_;
-
-    bitnet_ctx_t *ctx_;
-    const bitnet_trace_host_t *host_ = nullptr;
-    const bitnet_ext_hash_t *extension_ = nullptr;
-};
-
 }  // namespace bitnet

@@ -1,9 +1,11 @@
 #include "abi/cli/bench_sections.h"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <iterator>
 
+#include "abi/cli/bench_trace.h"
 #include "abi/cli/demo_model.h"
 #include "abi/cli/synthetic_model.h"
 #include "abi/cli/terminal.h"
@@ -17,7 +19,6 @@ constexpr double giga = 1e9;
 constexpr size_t read_bytes = 512u << 20;  // far more than any cache
 constexpr int batch_rows = 512;            // the engine's default batch
 constexpr int decode_position = 32;        // of the shallow decode: a short prompt
-constexpr int traced_tokens = 16;
 constexpr int traced_decodes = 8;
 
 // Kilobytes behind "name:" in /proc/self/status, in MB.
@@ -239,39 +240,36 @@ void BenchSections::kernels() {
 
 // ---- tracing, regions, load -------------------------------------------------------------------------------------
 
-// Logits of every row are kept, so that a sink that asks for the logits makes no more work than there is without one.
+// One token at a time, one way after the other, so that a machine that slows down slows all of them. With its logits,
+// so that a sink that asks for them makes no more work than there is without one.
 void BenchSections::tracing() {
     const int n_threads = threads_max();
     bitnet_ctx_t *ctx = context(n_threads, decode_modes()[0]);
-    const int n_tokens = std::min(traced_tokens, bitnet_context_capacity(ctx) - traced_decodes);
     const struct {
-        TraceCost cost;
+        TraceWay way;
         const char *name;
-    } ways[] = {{TraceCost::no_sink, "no sink"},
-                {TraceCost::idle_sink, "a sink that wants no tensors"},
-                {TraceCost::hash_sink, "BLAKE3 of every default stage"}};
-    double plain_batch = 0, plain_decode = 0;
+    } ways[] = {{TraceWay::nothing, "nothing attached"},
+                {TraceWay::null_everything, "null sink with everything"},
+                {TraceWay::jsonl_default, "jsonl with the default stages"},
+                {TraceWay::jsonl_everything, "jsonl with everything"}};
+    constexpr int n_ways = static_cast<int>(std::size(ways));
+    std::array<double, n_ways> seconds = {};
     check(bitnet_context_reset(ctx));
-    time_eval(ctx, tokens_.data(), static_cast<size_t>(n_tokens), BITNET_LOGITS_ALL);  // makes room for the logits
-    time_decode(ctx, tokens_.data(), traced_decodes, BITNET_LOGITS_LAST);
-    for (const auto &way : ways) {
-        check(bitnet_context_reset(ctx));
-        const CostSink sink(ctx, way.cost);
-        const double batch = time_eval(ctx, tokens_.data(), static_cast<size_t>(n_tokens), BITNET_LOGITS_ALL);
-        const double decode = time_decode(ctx, tokens_.data(), traced_decodes, BITNET_LOGITS_LAST);
-        if (way.cost == TraceCost::no_sink) {
-            plain_batch = batch;
-            plain_decode = decode;
-        }
-        const std::string name = way.name;
-        report_.add("tracing", name + text_of(", %d tokens, all logits", n_tokens), n_threads, "ms",
-                    milliseconds(batch));
-        report_.add("tracing", name + ", decode of one", n_threads, "ms", milliseconds(decode / traced_decodes));
-        if (way.cost == TraceCost::no_sink) continue;
-        report_.add("tracing", name + text_of(", %d tokens, relative", n_tokens), n_threads, "times",
-                    batch / plain_batch);
-        report_.add("tracing", name + ", decode of one, relative", n_threads, "times", decode / plain_decode);
+    const size_t n = static_cast<size_t>(std::min(traced_decodes, bitnet_context_capacity(ctx)));
+    time_decode(ctx, tokens_.data(), n, BITNET_LOGITS_LAST);
+    for (int i = 0; i < n_ways; i++) {
+        AttachedTrace trace(ctx, ways[i].way);
+        const std::string name = ways[i].name;
+        const auto slot = static_cast<size_t>(i);
+        seconds[slot] = time_decode(ctx, tokens_.data(), n, BITNET_LOGITS_LAST) / static_cast<double>(n);
+        report_.add("tracing", name, n_threads, "ns/token", 1e9 * seconds[slot]);
+        if (i > 0) report_.add("tracing", name + ", more", n_threads, "%", 100 * (seconds[slot] / seconds[0] - 1));
+        trace.finish();
     }
+    const ServiceTimes services(ctx);
+    time_decode(ctx, tokens_.data(), n, BITNET_LOGITS_LAST);
+    for (int i = 0; i < n_services; i++)
+        report_.add("tracing", service_name(i), 1, "GB/s", services.bytes_per_second(i) / giga);
 }
 
 constexpr int region_layers = 144;  // so many that what an eval costs beside them does not count

@@ -26,6 +26,8 @@ constexpr const char *footer =
     "  BITNET_TRACE_SELECT   what is traced, as --select of bitnet trace\n"
     "  BITNET_TRACE_DIR      folder for traces: bitnet run writes one there unless BITNET_TRACE_PLUGIN is set\n"
     "  BITNET_PLUGIN_PATH    folders in which plugins are looked for first, with ':' between them\n"
+    "  BITNET_SHIM_MODE, _PROGRAMS, _NO_FLASH, _INPUTS, _MEMORY_MB, _HASH_MODEL\n"
+    "                        for programs traced with bitnet trace -- (shim/SHIM.md)\n"
     "  BITNET_TRACE_VERBOSE  1: each step of loading plugins on stderr\n"
     "  NO_COLOR              when set, no colour on a terminal either";
 
@@ -97,7 +99,9 @@ int main(int argc, char **argv) {
         bitnet::add_run_command(app, exit_code);
         bitnet::add_trace_command(app, exit_code);
         bitnet::add_diff_command(app, exit_code);
+        bitnet::add_explain_command(app, exit_code);
         bitnet::add_certify_command(app, exit_code);
+        bitnet::add_crossval_command(app, exit_code);
         bitnet::add_tokenize_command(app, exit_code);
         bitnet::add_inspect_command(app, exit_code);
         bitnet::add_make_model_command(app, exit_code);

@@ -1,6 +1,7 @@
 #include "abi/cli/session.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 
 #include <sched.h>
@@ -119,7 +120,13 @@ ModelHandle load_model(const ModelOptions &options) {
     return ModelHandle(model, bitnet_model_free);
 }
 
+// What plugins find, at once. Errors are not for here: they become the reason why the command fails.
+static void print_finding(void *, int32_t level, const char *text) {
+    if (level == BITNET_LOG_WARN) std::fprintf(stderr, "bitnet: %s\n", text);
+}
+
 ContextHandle create_context(const bitnet_model_t *model, const ContextOptions &options) {
+    bitnet_set_log(print_finding, nullptr);  // not before: `inspect` tells what is to be said of the model
     bitnet_context_params_t params = {};
     params.struct_size = sizeof(params);
     params.n_ctx = options.n_ctx;

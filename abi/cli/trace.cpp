@@ -10,6 +10,7 @@
 #include "abi/cli/session.h"
 #include "abi/cli/terminal.h"
 #include "abi/cli/trace_output.h"
+#include "abi/cli/trace_program.h"
 
 namespace bitnet {
 
@@ -121,12 +122,28 @@ int trace(const TraceOptions &options) {
     return exit_good;
 }
 
+// The rest of the command line: a program to run in place of our own engine.
+int trace_other(const TraceOptions &options, TraceProgramOptions program, const std::vector<std::string> &rest) {
+    if (rest.front() != "--")
+        throw CommandError("trace: unexpected " + rest.front() + " (a program to run stands after --)");
+    if (rest.size() == 1) throw CommandError("trace: no program after --");
+    program.command.assign(rest.begin() + 1, rest.end());
+    program.output = options.output;
+    program.select = options.select;
+    program.plugins = options.plugins;
+    return trace_program(program);
+}
+
 }  // namespace
 
 void add_trace_command(CLI::App &app, int &exit_code) {
     auto options = std::make_shared<TraceOptions>();
+    auto program = std::make_shared<TraceProgramOptions>();
     CLI::App *command =
-        app.add_subcommand("trace", "Evaluate a prompt and record every stage of every layer as JSON lines");
+        app.add_subcommand("trace", "Evaluate a prompt and record every stage of every layer as JSON lines; after -- a "
+                                    "llama.cpp program to run and record in place of our own engine");
+    command->prefix_command();
+    command->validate_positionals();
     options->prompt.add_to(*command);
     command
         ->add_option("-o,--output", options->output,
@@ -149,7 +166,14 @@ void add_trace_command(CLI::App &app, int &exit_code) {
         ->allow_extra_args(false);
     options->model.add_to(*command);
     options->context.add_to(*command);
-    command->callback([options, &exit_code] { exit_code = trace(*options); });
+    command->add_flag("--no-flash", program->no_flash, "Of a program: ask it to compute attention step by step");
+    command->add_flag("--deep", program->deep, "Of a program: reach libraries opened with RTLD_DEEPBIND");
+    command->add_flag("--self-check", program->self_check,
+                      "Of a program: run it without and with the interposer, compare output and exit status");
+    command->callback([options, program, command, &exit_code] {
+        const std::vector<std::string> rest = command->remaining();
+        exit_code = rest.empty() ? trace(*options) : trace_other(*options, *program, rest);
+    });
 }
 
 }  // namespace bitnet

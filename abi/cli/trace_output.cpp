@@ -46,7 +46,9 @@ TraceFile::TraceFile(std::string path) : path_(std::move(path)), write_path_(pat
     if (exists && S_ISDIR(found.st_mode))
         throw CommandError(text_of("%s: is a directory, expected a file", path_.c_str()));
     if (exists && !S_ISREG(found.st_mode)) return;
-    write_path_ += text_of(".part-%d", static_cast<int>(getpid()));
+    // The plugin compresses by the end of the name.
+    const bool compressed = path_.size() > 4 && path_.compare(path_.size() - 4, 4, ".zst") == 0;
+    write_path_ += text_of(".part-%d%s", static_cast<int>(getpid()), compressed ? ".jsonl.zst" : "");
     // The plugin opens its file with the first record: too late to learn that it cannot.
     const int fd = open(write_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) throw CommandError(text_of("%s: cannot create: %s", path_.c_str(), std::strerror(errno)));

@@ -30,6 +30,9 @@ class Bench(Case):
                 if line["name"].endswith("at least"):  # a difference of two measurements
                     self.assertGreaterEqual(line["median"], 0)
                     continue
+                if line["name"].endswith(", more"):  # likewise, and either may be the larger one
+                    self.assertTrue(-100 < line["lowest"] <= line["median"] <= line["highest"], line)
+                    continue
                 for figure in ("median", "lowest", "highest"):
                     self.assertTrue(math.isfinite(line[figure]) and line[figure] > 0, (section, line))
                 self.assertLessEqual(line["lowest"], line["median"])
@@ -82,6 +85,24 @@ class Bench(Case):
             shares = [line["median"] for line in report["sections"][section] if line["name"].startswith("share of ")]
             self.assertEqual(len(shares), shared)
             self.assertTrue(90 < sum(shares) <= 100.0001, shares)
+
+    def test_tracing_is_held_against_nothing_attached(self):
+        report = self.json(*QUICK, "-r", 1, "--only", "tracing", "--threads", "1,2", "--json",
+                           env={"TMPDIR": str(self.folder)})
+        lines = self.lines(report, "tracing")
+        nothing = lines["nothing attached", 2]
+        self.assertEqual(nothing["unit"], "ns/token")
+        sinks = ("null sink with everything", "jsonl with the default stages", "jsonl with everything")
+        for sink in sinks:
+            more = lines[f"{sink}, more", 2]
+            self.assertEqual(more["unit"], "%")
+            self.assertAlmostEqual(lines[sink, 2]["median"] / nothing["median"], 1 + more["median"] / 100, places=9)
+        services = ("BLAKE3", "statistics", "sketch", "multiset")
+        for service in services:
+            self.assertEqual(lines[service, 1]["unit"], "GB/s")
+            self.assertGreater(lines[service, 1]["median"], 0)
+        self.assertEqual(len(lines), 1 + 2 * len(sinks) + len(services))
+        self.assertEqual(list(self.folder.iterdir()), [])  # the trace is gone
 
     def test_the_instruction_set_can_be_chosen(self):
         report = self.json(*QUICK, "-r", 1, "--only", "kernels", "--threads", 1, "--isa", "scalar", "--json")

@@ -77,7 +77,8 @@ void add_diff_command(CLI::App &app, int &exit_code) {
     auto arguments = std::make_shared<Arguments>();
     CLI::App *command =
         app.add_subcommand("diff", "Where does trace B leave trace A? Exit: 0 match, 1 divergence, 2 error");
-    command->add_option("A", arguments->a, "reference trace: a file, or a folder of *.jsonl")->required();
+    command->add_option("A", arguments->a, "reference trace: a file, or a folder of *.jsonl and *.jsonl.zst")
+        ->required();
     command->add_option("B", arguments->b, "the other trace")->required();
     command->add_option("--format", arguments->format, "text (default) or json")
         ->check(CLI::IsMember({"text", "json"}));

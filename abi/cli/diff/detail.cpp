@@ -90,6 +90,13 @@ std::vector<std::string> hints(const Pair &pair) {
         out.push_back("A has " + count_text(a.n_inf, "infinite values") + ", B has " +
                       count_text(b.n_inf, "infinite values"));
     }
+    if (a.nonfinite != b.nonfinite) {
+        const auto place = [](const Record &r) {
+            if (r.nonfinite) return "in element " + std::to_string(*r.nonfinite);
+            return std::string(r.n_nan + r.n_inf == 0 ? "nowhere" : "not recorded");
+        };
+        out.push_back("the first NaN or infinity: A's " + place(a) + ", B's " + place(b));
+    }
     if (a.blake3 == b.blake3) {
         if (!statistics_agree(a, b)) out.push_back("equal hashes but other statistics: one record was altered");
         return out;

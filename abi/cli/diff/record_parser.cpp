@@ -268,6 +268,7 @@ TensorLine parse_tensor(object fields) {
     std::string_view stage_name;
     for (auto [key, value] : fields) {
         if (key == "argmax") r.argmax = uint32_t(count(key, value, std::numeric_limits<uint32_t>::max()));
+        if (key == "nonfinite") r.nonfinite = uint32_t(count(key, value, std::numeric_limits<uint32_t>::max()));
         switch (seen.mark(key)) {
         case 0: line.run = count(key, value); break;
         case 1: r.event = count(key, value); break;

@@ -132,6 +132,15 @@ constexpr SemanticsKey kSemanticsKeys[] = {
     {"attn_q", bit(attention), {}},
     {"head_input", bit(head), {"final_norm"}},
     {"head_tied", bit(head), {}},
+    {"norm", bit(norm), {}},
+    {"round", kLinearClasses, {}},
+    {"acc", bit(linear) | bit(accumulator), {}},
+    {"scale_type", bit(linear), {}},
+    {"i2s_bits", bit(linear) | bit(accumulator), {}},
+    {"i2s_map", bit(linear) | bit(accumulator), {}},
+    {"kv_swap", bit(attention), {"k_proj", "v_proj", "k_proj.acc", "v_proj.acc"}},
+    {"kv_heads", bit(attention), {}},
+    {"attn_scale", bit(attention), {}},
 };
 
 constexpr int kPositionShift = 20, kLayerShift = 7, kRunShift = 48;
@@ -164,6 +173,7 @@ Node layer_out_node() { return value_of(BITNET_STAGE_LAYER_OUT); }
 Node logits_node() { return value_of(BITNET_STAGE_LOGITS); }
 
 bool semantics_key_affects(std::string_view key, const Stage &stage) {
+    key = key.substr(0, key.find('@'));  // "activation@3": of one layer
     for (const SemanticsKey &known : kSemanticsKeys) {
         if (known.key != key) continue;
         if (known.classes & bit(stage.stage_class)) return true;

@@ -34,10 +34,11 @@ struct Record {
     std::array<Top, kTopCount> top{};  // largest by magnitude first
     std::array<float, kSketchBuckets> sketch{};
     uint32_t n_top = 0;
-    std::optional<uint32_t> argmax;  // first index of max; other writers may leave it out
-    uint32_t line = 0;               // in its file, from 1
-    uint32_t file = 0;               // index into Trace::files
-    std::array<char, 5> dtype{};     // "F32", NUL-terminated
+    std::optional<uint32_t> argmax;     // first index of max; other writers may leave it out
+    std::optional<uint32_t> nonfinite;  // first index of NaN or an infinity, likewise
+    uint32_t line = 0;                  // in its file, from 1
+    uint32_t file = 0;                  // index into Trace::files
+    std::array<char, 5> dtype{};        // "F32", NUL-terminated
 };
 
 using TextPairs = std::vector<std::pair<std::string, std::string>>;  // key, value as text, in file order

@@ -2,14 +2,12 @@
 
 #include "abi/cli/diff/record_parser.h"
 #include "abi/cli/diff/text.h"
+#include "abi/cli/diff/trace_input.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <memory>
 #include <optional>
 #include <system_error>
 
@@ -25,7 +23,7 @@ constexpr size_t kMaxLineBytes = size_t(1) << 28;  // a run record's tokens and 
 // Lines of a file through one buffer that grows only for a line longer than it.
 class LineReader {
 public:
-    explicit LineReader(std::FILE *file) : file_(file), buffer_(kChunkBytes + RecordParser::kPadding) {}
+    explicit LineReader(TraceInput &input) : input_(input), buffer_(kChunkBytes + RecordParser::kPadding) {}
 
     // The next line without its '\n'; false at the end, on a read error or an overlong line. Borrowed until the next
     // call; RecordParser::kPadding bytes after it are readable.
@@ -44,7 +42,7 @@ public:
                 n_bytes = end_ - begin_;
                 begin_ = end_;
                 unterminated_ = n_bytes > 0;
-                return n_bytes > 0 && !overlong_ && !error_;
+                return n_bytes > 0 && !overlong_;
             }
             searched = end_ - begin_;
             refill();
@@ -52,7 +50,6 @@ public:
     }
     bool unterminated() const { return unterminated_; }  // the last line has no '\n'
     bool overlong() const { return overlong_; }
-    int error() const { return error_; }  // errno, 0: none
 
 private:
     void refill() {
@@ -67,19 +64,15 @@ private:
             buffer_.resize(2 * end_ + RecordParser::kPadding);
             room = end_;
         }
-        size_t got = std::fread(buffer_.data() + end_, 1, room, file_);
+        size_t got = input_.read(buffer_.data() + end_, room);
         end_ += got;
-        if (got == 0) {
-            eof_ = true;
-            error_ = std::ferror(file_) ? errno : 0;
-        }
+        eof_ = got == 0;
     }
 
-    std::FILE *file_;
+    TraceInput &input_;
     std::vector<char> buffer_;
     size_t begin_ = 0, end_ = 0;
     bool eof_ = false, unterminated_ = false, overlong_ = false;
-    int error_ = 0;
 };
 
 int64_t layer_count(const Run &run) {
@@ -97,20 +90,19 @@ public:
     FileReader(Trace &trace, const std::string &path) : trace_(trace), path_(path) {}
 
     void read() {
-        std::unique_ptr<std::FILE, int (*)(std::FILE *)> file(std::fopen(path_.c_str(), "rb"), std::fclose);
-        if (!file) return problem("%s", std::strerror(errno));
+        TraceInput input(path_);
+        if (!input.is_open()) return problem("%s", input.problem().c_str());
         trace_.files.push_back(path_);
-        std::setvbuf(file.get(), nullptr, _IONBF, 0);  // LineReader buffers
-        LineReader lines(file.get());
+        LineReader lines(input);
         const char *line;
         size_t n_bytes;
         for (; lines.next(line, n_bytes);) {
             ++line_;
             take(line, n_bytes, lines.unterminated());
         }
-        if (lines.error()) return problem("%s", std::strerror(lines.error()));
+        if (!input.problem().empty()) problem("%s", input.problem().c_str());
         if (lines.overlong()) return problem("line %u is longer than %zu bytes", line_ + 1, kMaxLineBytes);
-        if (line_ == 0) return problem("is empty: a trace begins with a run record");
+        if (line_ == 0) return input.problem().empty() ? problem("is empty: a trace begins with a run record") : void();
         if (open_) {
             problem("cut short: run %llu has no run_end after line %u", Llu(file_run_), line_);
             finish_run(std::nullopt);
@@ -224,12 +216,13 @@ std::vector<std::string> trace_files(const std::string &path, Problems &problems
     std::vector<std::string> files;
     fs::directory_iterator it(path, error), end;
     for (; !error && it != end; it.increment(error)) {
-        if (it->path().extension() == ".jsonl") files.push_back(it->path().string());
+        const std::string name = it->path().filename().string();
+        if (name.ends_with(".jsonl") || name.ends_with(".jsonl.zst")) files.push_back(it->path().string());
     }
     if (error) {
         problems.add(printable(path, 200) + ": " + error.message());
     } else if (files.empty()) {
-        problems.add(printable(path, 200) + ": no *.jsonl in this folder, at least one expected");
+        problems.add(printable(path, 200) + ": no *.jsonl or *.jsonl.zst in this folder, at least one expected");
     }
     std::sort(files.begin(), files.end());
     return files;

@@ -6,7 +6,7 @@
 
 namespace bitnet::diff {
 
-// `path`: a file, or a folder whose *.jsonl are read in name order with their runs renumbered.
+// `path`: a file, or a folder whose *.jsonl and *.jsonl.zst are read in name order with their runs renumbered.
 Trace read_trace(const std::string &path);
 
 }  // namespace bitnet::diff

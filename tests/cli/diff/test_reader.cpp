@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <set>
+#include <zstd.h>
 
 namespace bitnet {
 namespace {
@@ -290,6 +291,78 @@ TEST(Reader, UnreadableInput) {
     EXPECT_TRUE(contains(first_problem(read_trace(folder.path("f"))), "sub.jsonl: Is a directory"));
     std::string control = folder.write_bytes("c\x1b[31m.jsonl", "");
     EXPECT_EQ(first_problem(read_trace(control)).find('\x1b'), std::string::npos);
+}
+
+std::string packed(const std::string &text, int with_checksum = 0) {
+    std::string out(ZSTD_compressBound(text.size()), '\0');
+    ZSTD_CCtx *zstd = ZSTD_createCCtx();
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, with_checksum);
+    out.resize(ZSTD_compress2(zstd, out.data(), out.size(), text.data(), text.size()));
+    ZSTD_freeCCtx(zstd);
+    return out;
+}
+
+TEST(Reader, CompressedFilesAreKnownByTheirBytes) {
+    Folder folder;
+    const std::string text = joined(SampleTrace().lines());
+    // One frame, two frames that cut a line, a name that does not say it.
+    const std::string two_frames = packed(text.substr(0, 12345)) + packed(text.substr(12345));
+    for (const std::string &path :
+         {folder.write_bytes("a.jsonl.zst", packed(text)), folder.write_bytes("b.jsonl.zst", two_frames),
+          folder.write_bytes("c", two_frames)}) {
+        Trace trace = read_trace(path);
+        EXPECT_TRUE(trace.problems.empty()) << first_problem(trace);
+        EXPECT_TRUE(trace.incomplete.empty());
+        EXPECT_EQ(trace.records.size(), 4u * (3 * 18 + 3));
+    }
+    SampleTrace second;
+    second.tokens = {5};
+    folder.write("d/b.jsonl", second);
+    folder.write_bytes("d/a.jsonl.zst", packed(text));
+    folder.write_bytes("d/c.zst", "not a trace");
+    Trace trace = read_trace(folder.path("d"));
+    ASSERT_TRUE(trace.problems.empty()) << first_problem(trace);
+    ASSERT_EQ(trace.runs.size(), 2u);
+    EXPECT_EQ(trace.runs[0].tokens.size(), 4u);
+    EXPECT_EQ(trace.runs[1].tokens.size(), 1u);
+}
+
+// Wherever it is cut, it is no trace without a problem.
+TEST(Reader, ACutCompressedFileSaysSo) {
+    Folder folder;
+    const std::string bytes = packed(joined(SampleTrace().lines()));
+    for (size_t n = 0; n < bytes.size(); n += 1 + n / 5) {
+        Trace trace = read_trace(folder.write_bytes("t.jsonl.zst", bytes.substr(0, n)));
+        ASSERT_FALSE(trace.problems.empty()) << n;
+        const std::string expected = n ? "cut short: its zstd stream has no end" : "is empty";
+        const auto &lines = trace.problems.lines();
+        EXPECT_TRUE(std::any_of(lines.begin(), lines.end(), [&](auto &line) { return contains(line, expected); }))
+            << n << ": " << first_problem(trace);
+    }
+    // All of the lines, but not the end of the stream.
+    const std::string checked = packed(joined(SampleTrace().lines()), 1);
+    Trace trace = read_trace(folder.write_bytes("t.jsonl.zst", checked.substr(0, checked.size() - 2)));
+    EXPECT_EQ(trace.problems.total(), 1u);
+    EXPECT_TRUE(contains(first_problem(trace), "cut short: its zstd stream has no end")) << first_problem(trace);
+}
+
+TEST(Reader, ADamagedCompressedFileSaysSo) {
+    Folder folder;
+    std::string bytes = packed(joined(SampleTrace().lines()));
+    bytes[bytes.size() / 2] = char(bytes[bytes.size() / 2] ^ 0x55);
+    bytes.resize(bytes.size() * 3 / 4);
+    Trace trace = read_trace(folder.write_bytes("t.jsonl.zst", bytes));
+    ASSERT_FALSE(trace.problems.empty());
+    trace = read_trace(folder.write_bytes("t.jsonl.zst", "{\"record\":\"run\"}\n"));
+    EXPECT_TRUE(contains(first_problem(trace), "damaged zstd stream near byte 0")) << first_problem(trace);
+}
+
+TEST(Reader, TheFirstNonFiniteValueIsOptional) {
+    EXPECT_FALSE(read_changed([](auto &) {}).records[0].nonfinite.has_value());
+    Trace trace = read_with("\"zeros\":", "\"nonfinite\":17,\"zeros\":");
+    ASSERT_TRUE(trace.problems.empty()) << first_problem(trace);
+    EXPECT_EQ(std::count_if(trace.records.begin(), trace.records.end(), [](auto &r) { return r.nonfinite == 17u; }), 1);
+    EXPECT_EQ(read_with("\"zeros\":", "\"nonfinite\":-1,\"zeros\":").n_unparsable, 1u);
 }
 
 TEST(Reader, OtherSchemasAreRefused) {

@@ -1,0 +1,209 @@
+// trace: `logits` records of a trace. They hold no row: the hash says whether ours is the same, the sketch how far it
+// is.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <numeric>
+
+#include "abi/cli/crossval/source.h"
+#include "abi/cli/diff/trace_reader.h"
+#include "abi/cli/session.h"
+#include "abi/cli/terminal.h"
+
+namespace bitnet::crossval {
+
+namespace {
+
+constexpr size_t n_hash_digits = 64;
+constexpr size_t n_top = diff::kTopCount;
+
+uint64_t mix(uint64_t x) {
+    uint64_t z = (x + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+using Sketch = std::array<float, diff::kSketchBuckets>;
+
+// As plugins/TRACE_FORMAT.md defines it.
+Sketch sketch_of(const float *values, size_t n) {
+    std::array<double, diff::kSketchBuckets> sums{};
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t block = i / 64, place = i % 64;
+        const double value = std::isfinite(values[i]) ? double(values[i]) : 0;
+        sums[place ^ (mix(2 * block + 1) & 63)] += mix(2 * block) >> place & 1 ? -value : value;
+    }
+    Sketch sketch;
+    std::transform(sums.begin(), sums.end(), sketch.begin(), [](double sum) { return float(sum); });
+    return sketch;
+}
+
+std::string hash_of(const float *values, size_t n) {
+    char hash[n_hash_digits + 1];
+    size_t size = sizeof hash;
+    check(bitnet_blake3(values, n * sizeof(float), hash, &size));
+    return hash;
+}
+
+std::string hash_of(const diff::Record &record) {
+    std::string hash;
+    for (const uint8_t byte : record.blake3) hash += text_of("%02x", byte);
+    return hash;
+}
+
+std::vector<uint32_t> largest_by_magnitude(const float *values, size_t n) {
+    std::vector<uint32_t> order(n);
+    std::iota(order.begin(), order.end(), 0u);
+    std::erase_if(order, [&](uint32_t i) { return std::isnan(values[i]); });
+    const auto end = order.begin() + std::ptrdiff_t(std::min(n_top, order.size()));
+    std::partial_sort(order.begin(), end, order.end(), [&](uint32_t i, uint32_t j) {
+        const float x = std::fabs(values[i]), y = std::fabs(values[j]);
+        return x != y ? x > y : i < j;
+    });
+    order.erase(end, order.end());
+    return order;
+}
+
+// Index of the record's largest value: as recorded, or where its list shows it.
+int64_t largest_of(const diff::Record &record) {
+    if (record.argmax) return int64_t(*record.argmax);
+    for (uint32_t i = 0; i < record.n_top; i++)
+        if (record.top[i].value == float(record.max)) return int64_t(record.top[i].index);
+    return -1;
+}
+
+// Fills what follows from the distance of the sketches.
+void measure_distance(const float *ours, size_t n, const diff::Record &record, bitnet_logits_row_t &row) {
+    const Sketch sketch = sketch_of(ours, n);
+    double distance = 0, aa = 0;
+    for (size_t i = 0; i < sketch.size(); i++) {
+        const double d = double(sketch[i]) - double(record.sketch[i]);
+        distance += d * d;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (std::isfinite(ours[i])) aa += double(ours[i]) * double(ours[i]);
+    const double bb = record.l2 * record.l2;
+    row.measured |= BITNET_METRIC_L2 | BITNET_METRIC_MSE | BITNET_METRIC_NMSE | BITNET_METRIC_COSINE;
+    row.l2 = std::sqrt(distance);
+    row.mse = distance / double(n);
+    row.nmse = distance == 0 ? 0 : distance / aa;
+    row.rms_difference = std::sqrt(row.mse);
+    row.cosine =
+        aa == 0 || bb == 0 ? double(aa == bb) : std::clamp((aa + bb - distance) / (2 * std::sqrt(aa * bb)), -1.0, 1.0);
+}
+
+void measure_top(const float *ours, size_t n, const diff::Record &record, bitnet_logits_row_t &row) {
+    const std::vector<uint32_t> listed = largest_by_magnitude(ours, n);
+    size_t n_common = 0;
+    for (uint32_t i = 0; i < record.n_top; i++)
+        n_common += size_t(std::count(listed.begin(), listed.end(), record.top[i].index));
+    if (!listed.empty()) {
+        row.measured |= BITNET_METRIC_TOP_K;
+        row.top_k = double(n_common) / double(listed.size());
+    }
+    const int64_t theirs = largest_of(record);
+    row.top1_a = row.top1_b = -1;
+    for (size_t i = 0; i < n; i++)
+        if (!std::isnan(ours[i]) && (row.top1_a < 0 || ours[i] > ours[row.top1_a])) row.top1_a = int32_t(i);
+    if (theirs < 0 || theirs >= int64_t(n) || row.top1_a < 0) return;
+    row.measured |= BITNET_METRIC_TOP1;
+    row.top1_b = int32_t(theirs);
+    row.top1_lead = double(ours[row.top1_a]) - double(ours[row.top1_b]);
+}
+
+class TraceSource : public Source {
+public:
+    explicit TraceSource(const std::string &path) : path_(path), trace_(diff::read_trace(path)) {
+        for (const diff::Problems *problems : {&trace_.problems, &trace_.incomplete})
+            if (!problems->empty()) throw CommandError(problems->lines().front());
+        for (const diff::Record *record : trace_.sorted)
+            if (diff::node_of(record->key) == diff::logits_node())
+                records_[diff::run_of(record->key)][diff::position_of(record->key)] = record;
+        if (records_.empty()) throw CommandError(printable(path) + ": no logits in this trace");
+    }
+
+    std::string name() const override {
+        const diff::Run &run = trace_.runs.front();
+        return "trace:" + path_ + " (" + run.engine + " " + run.engine_version + ")";
+    }
+    std::string limitation() const override {
+        return "a trace holds no rows: equal hashes are equal bits; otherwise distances come from sketches, about 9 % "
+               "off, top-k is over the 8 values largest by magnitude, KL and max abs are unknown";
+    }
+    void open(const bitnet_model_t *model) override {
+        n_vocab_ = size_t(model_info(model).n_vocab);
+        for (const diff::Run &run : trace_.runs)
+            if (!run.model_hash.empty() && run.model_hash != model_hash(model))
+                throw CommandError(text_of("%s: another model: its hash is %.16s..., expected %.16s...",
+                                           printable(path_).c_str(), printable(run.model_hash).c_str(),
+                                           model_hash(model).c_str()));
+    }
+    std::vector<Ids> own_prompts() override {
+        std::vector<Ids> prompts;
+        for (size_t i = 0; i < trace_.runs.size(); i++) prompts.push_back(ids_of(i));
+        return prompts;
+    }
+    std::optional<Ids> tokens(size_t index, const PromptItem &, const TokenizeFlags &) override {
+        if (index >= trace_.runs.size())
+            throw CommandError(
+                text_of("%s: %zu runs, none for prompt %zu", printable(path_).c_str(), trace_.runs.size(), index));
+        const Ids ids = ids_of(index);
+        return ids.empty() ? std::nullopt : std::optional(ids);
+    }
+    Offered begin(size_t index, const Ids &) override {
+        run_ = int(index);
+        Offered offered;
+        for (const auto &[position, record] : records_[run_]) offered.positions.push_back(position);
+        return offered;
+    }
+
+    const float *compare(int position, const float *ours, const bitnet_logits_limits_t &limits,
+                         bitnet_logits_row_t &row) override {
+        const diff::Record &record = *records_[run_][position];
+        if (record.n_elements != n_vocab_ || std::strcmp(record.dtype.data(), "F32") != 0)
+            throw CommandError(text_of("%s:%u: %llu values of type %s, expected %zu of F32", printable(path_).c_str(),
+                                       record.line, static_cast<unsigned long long>(record.n_elements),
+                                       record.dtype.data(), n_vocab_));
+        if (hash_of(record) == hash_of(ours, n_vocab_)) {
+            compare_values(ours, ours, n_vocab_, limits, row);
+            return ours;
+        }
+        row = {};
+        row.struct_size = sizeof row;
+        row.n = n_vocab_;
+        row.measured = BITNET_METRIC_FINITE;
+        row.n_nonfinite = record.n_nan + record.n_inf +
+                          uint64_t(std::count_if(ours, ours + n_vocab_, [](float x) { return !std::isfinite(x); }));
+        measure_distance(ours, n_vocab_, record, row);
+        measure_top(ours, n_vocab_, record, row);
+        check(bitnet_compare_rows(&row, 1, &limits, nullptr));
+        return nullptr;
+    }
+
+private:
+    // Ids from position 0 on; empty when the trace does not know all of them.
+    Ids ids_of(size_t run) const {
+        Ids ids;
+        for (const auto &[position, id] : trace_.runs[run].tokens) {
+            if (position != int64_t(ids.size())) return {};
+            ids.push_back(id);
+        }
+        return ids;
+    }
+
+    std::string path_;
+    diff::Trace trace_;
+    std::map<int, std::map<int, const diff::Record *>> records_;  // by run and position
+    size_t n_vocab_ = 0;
+    int run_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Source> open_trace(const std::string &path) { return std::make_unique<TraceSource>(path); }
+
+}  // namespace bitnet::crossval

@@ -1,0 +1,23 @@
+// bitnet trace -- PROGRAM: another engine's program, unchanged, with the interposer preloaded.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace bitnet {
+
+struct TraceProgramOptions {
+    std::vector<std::string> command;  // the program and its arguments
+    std::string output;                // "": the default
+    std::optional<std::string> select;
+    std::vector<std::string> plugins;
+    bool no_flash = false;
+    bool deep = false;        // reach libraries opened with RTLD_DEEPBIND
+    bool self_check = false;  // run without and with, compare
+};
+
+// Returns the program's own exit status (128 + n when signal n ended it), or what the check found. Throws CommandError.
+int trace_program(const TraceProgramOptions &options);
+
+}  // namespace bitnet
