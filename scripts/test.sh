@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 scripts/build.sh release
 scripts/build.sh asan-ubsan
-scripts/build.sh tsan core_test abi_busy_test  # the tests labelled threads
+scripts/build.sh tsan core_test abi_busy_test test_sinks test_jsonl_writer test_matrix bitnet_shim_loader  # the tests labelled threads
 cross=
 [ "$(uname -m)" != x86_64 ] || cross=1
 [ -z "$cross" ] || scripts/build.sh aarch64 bitnet core_test  # the tests labelled emulated

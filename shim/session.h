@@ -1,0 +1,65 @@
+// One scheduler of the engine being traced: its plan, its host with the sinks, and where its run stands. A scheduler is
+// used by one thread at a time; several may compute at once, each with a session of its own.
+#pragma once
+
+#include "plugins/host/trace_host.h"
+#include "shim/model_file.h"
+#include "shim/plan.h"
+
+namespace bitnet::shim {
+
+// Memory that grows, and is never given back before the session ends.
+struct Buffered {
+    void *data;
+    size_t capacity;
+    void *get(size_t n_bytes);  // NULL: out of memory
+};
+
+constexpr int kScratches = 3 + kInputsOfStageMax;  // the node, an input's heads, each input, gathered heads
+
+// The rows of the graph under way.
+struct StepRows {
+    int32_t *tokens;     // NULL: embeddings were given
+    int32_t *positions;  // consecutive
+    int32_t *outputs;    // NULL: all rows are kept to the end
+    bool *sees_prefix;   // attention sees cached positions 0 to its own, in this order; NULL: nobody asks
+    int32_t n, n_outputs;
+};
+
+struct Session {
+    Scheduler *scheduler;
+    Session *next;
+    TraceHost *host;  // NULL: not made yet
+    bool is_busy;     // a graph is under way
+    bool is_dead;     // could not be made: passes everything through
+    Plan plan;
+    EvalCallback application_callback;  // what the program itself has set
+    void *application_user;
+
+    // Of the graph under way.
+    Engine *engine;
+    StepRows rows;
+    int32_t next_item;       // in callback mode
+    bool application_asked;  // for the node that was asked about last
+
+    int32_t next_position;  // in the open run
+    Buffered row_memory, scratch[kScratches];
+};
+
+// Names where the model came from, once per run.
+void describe_run(Session *session, TraceRun *run);
+
+// Gives a node's rows, all of which must be readable now.
+void emit_item(Session *session, const Item &item, bool after_the_graph);
+
+// The hooks, in terms of sessions. `real` is the engine's own function.
+void session_before_allocation(Engine *engine, Scheduler *scheduler, Graph *graph);
+int session_compute(Engine *engine, Scheduler *scheduler, Graph *graph, int (*real)(Scheduler *, Graph *));
+void session_set_callback(Engine *engine, Scheduler *scheduler, EvalCallback callback, void *user);
+Engine *session_engine(Scheduler *scheduler);  // NULL: not seen yet
+void session_end(Scheduler *scheduler);
+
+// This thread computes a warm-up, until told otherwise.
+void set_warming_up(bool warming_up);
+
+}  // namespace bitnet::shim

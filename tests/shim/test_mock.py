@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""The interposer in a made-up llama.cpp whose memory is recycled at once: layouts, ways of loading, lifecycle."""
+
+import signal
+import unittest
+
+from support import ALL_STAGES, AUDIT, MOCK, RUNTIME, ShimTest, kinds, read_trace, tensors
+
+LOADER = MOCK / "bitnet_shim_loader"
+LINKED = MOCK / "bitnet_shim_program"
+
+
+def addon(layout):
+    return MOCK / f"libmock_addon{layout}.so"
+
+
+class Layouts(ShimTest):
+    def test_every_known_layout_gives_the_same_trace(self):
+        expected = None
+        for layout in (1, 2, 3):
+            command = (LOADER, addon(layout), "prompt", "decode", "all")
+            plain = self.plain(*command)
+            for mode in ("retain", "callback", "auto"):
+                run, records = self.traced(*command, BITNET_SHIM_MODE=mode, BITNET_TRACE_SELECT="**")
+                self.assert_same(plain, run)
+                found = tensors(records)
+                expected = expected or found
+                self.assertEqual(expected, found, (layout, mode))
+        self.assertEqual({stage for _, _, _, stage in expected}, ALL_STAGES)
+        # 8 positions, 2 layers of 19 stages, 3 outside
+        self.assertEqual(len(expected), 8 * (2 * 19 + 3))
+
+    def test_an_unknown_layout_is_left_alone(self):
+        command = (LOADER, addon(4), "prompt", "decode")
+        run, records = self.traced(*command)
+        self.assert_same(self.plain(*command), run)
+        self.assertEqual((records, run.err), ([], ""))
+        run, _ = self.traced(*command, BITNET_TRACE_VERBOSE="1")
+        lines = [line for line in run.err.splitlines() if "not traced: no dimensions found" in line]
+        self.assertTrue(lines and len(set(lines)) == len(lines), run.err)  # once for each library that called
+
+    def test_memory_that_is_not_this_process_is_copied(self):
+        command = (LOADER, addon(1), "prompt", "decode")
+        _, host = self.traced(*command, BITNET_TRACE_SELECT="**")
+        _, device = self.traced(*command, BITNET_TRACE_SELECT="**", MOCK_DEVICE="1")
+        self.assertEqual(tensors(host), tensors(device))
+        self.assertGreater(len(tensors(host)), 100)
+
+
+class Loading(ShimTest):
+    def test_every_way_of_loading(self):
+        plain = self.plain(LINKED, "prompt", "decode")
+        linked, expected = self.traced(LINKED, "prompt", "decode")
+        self.assert_same(plain, linked)
+        self.assertGreater(len(tensors(expected)), 100)
+        for scope in ("local", "global"):
+            run, records = self.traced(LOADER, scope, addon(1), "prompt", "decode")
+            self.assert_same(plain, run)
+            self.assertEqual(tensors(expected), tensors(records), scope)
+
+    @unittest.skipIf(RUNTIME, "a sanitizer's runtime allows neither RTLD_DEEPBIND nor auditors")
+    def test_deepbind_escapes_unless_audited(self):
+        command = (LOADER, "deepbind", addon(1), "prompt", "decode")
+        plain = self.plain(*command)
+        run, records = self.traced(*command)
+        self.assert_same(plain, run)
+        self.assertEqual(records, [])
+        _, expected = self.traced(LINKED, "prompt", "decode")
+        run, records = self.traced(*command, LD_AUDIT=str(AUDIT))
+        self.assert_same(plain, run)
+        self.assertEqual(tensors(expected), tensors(records))
+        # The auditor alone changes nothing.
+        self.assert_same(plain, self.plain(*command, LD_AUDIT=str(AUDIT)))
+
+    def test_the_program_filter(self):
+        for globs, traced in (("nothing", False), ("x;*_loader", True), ("*", True), ("loader", False)):
+            _, records = self.traced(LOADER, addon(1), "prompt", BITNET_SHIM_PROGRAMS=globs)
+            self.assertEqual(bool(records), traced, globs)
+
+
+class Runs(ShimTest):
+    def test_going_back_begins_a_new_run(self):
+        _, records = self.traced(LOADER, addon(1), "prompt", "decode", "again")
+        self.assertEqual([r["run"] for r in kinds(records, "run")], [0, 1])
+        self.assertEqual([r["tokens"] for r in kinds(records, "run_end")], [8, 8])
+        by_run = [{k[1:]: v for k, v in tensors(records).items() if k[0] == run} for run in (0, 1)]
+        self.assertEqual(by_run[0], by_run[1])
+        self.assertEqual(kinds(records, "step")[0]["tokens"], [4, 7, 10, 13, 16])
+
+    def test_a_split_prompt_is_one_run_of_the_same_rows(self):
+        _, whole = self.traced(LOADER, addon(1), "prompt", "all")
+        _, split = self.traced(LOADER, addon(1), "split")
+        self.assertEqual([(r["seq"], r["n"]) for r in kinds(split, "step")], [(0, 3), (3, 2)])
+        self.assertEqual(len(kinds(split, "run")), 1)
+        whole, split = tensors(whole), tensors(split)
+        # The last layer keeps the rows of outputs alone: of each batch its last.
+        self.assertEqual({k[1] for k in split if k[3] == "logits"}, {2, 4})
+        self.assertEqual({k: v for k, v in whole.items() if k in split}, split)
+
+    def test_warm_ups_are_dropped(self):
+        _, expected = self.traced(LOADER, addon(1), "prompt", "decode")
+        for word in ("warmup", "oldwarmup"):
+            plain = self.plain(LOADER, addon(1), word, "prompt", "decode")
+            run, records = self.traced(LOADER, addon(1), word, "prompt", "decode")
+            self.assert_same(plain, run)
+            self.assertEqual(tensors(expected), tensors(records), word)
+
+    def test_positions_with_gaps_are_left_out(self):
+        command = (LOADER, addon(1), "prompt", "gaps")
+        run, records = self.traced(*command)
+        self.assert_same(self.plain(*command), run)
+        self.assertEqual(records, [])
+
+    def test_what_is_overwritten_in_place(self):
+        plain = self.plain(LOADER, addon(1), "prompt", "decode", "inplace")
+        auto, automatic = self.traced(LOADER, addon(1), "prompt", "decode", "inplace")
+        retain, retained = self.traced(LOADER, addon(1), "prompt", "decode", "inplace", BITNET_SHIM_MODE="retain")
+        for run in (auto, retain):
+            self.assert_same(plain, run)
+        automatic, retained = tensors(automatic), tensors(retained)
+        self.assertIn("attn_residual", {k[3] for k in automatic})
+        self.assertNotIn("attn_residual", {k[3] for k in retained})
+        self.assertEqual({k: v for k, v in automatic.items() if k in retained}, retained)
+        _, expected = self.traced(LOADER, addon(1), "prompt", "decode")
+        self.assertEqual(tensors(expected), automatic)
+
+    def test_without_memory_to_retain_callbacks_see_the_same(self):
+        _, expected = self.traced(LOADER, addon(1), "prompt", "decode", BITNET_TRACE_SELECT="**")
+        run, found = self.traced(LOADER, addon(1), "prompt", "decode", BITNET_TRACE_SELECT="**", BITNET_SHIM_MEMORY_MB="0")
+        self.assertEqual(tensors(expected), tensors(found))
+
+    def test_a_callback_of_the_programs_own_is_asked_as_before(self):
+        plain = self.plain(LOADER, addon(1), "prompt", "decode", "watch")
+        self.assertRegex(plain.out, r"seen [1-9]\d")
+        _, expected = self.traced(LOADER, addon(1), "prompt", "decode")
+        for mode in ("retain", "callback"):
+            run, records = self.traced(LOADER, addon(1), "prompt", "decode", "watch", BITNET_SHIM_MODE=mode)
+            self.assert_same(plain, run)
+            self.assertEqual(tensors(expected), tensors(records), mode)
+
+    def test_a_selection_is_a_part_of_the_whole(self):
+        _, whole = self.traced(LOADER, addon(1), "prompt", "decode", BITNET_TRACE_SELECT="**")
+        whole = tensors(whole)
+        for select, wanted in (("layer_out,logits", lambda p, l, s: s in ("layer_out", "logits")),
+                               ("2-6:1:*", lambda p, l, s: 2 <= p <= 6 and l == 1 and s != "attn_scores"),
+                               ("*:0:attn_scores", lambda p, l, s: l == 0 and s == "attn_scores")):
+            _, part = self.traced(LOADER, addon(1), "prompt", "decode", BITNET_TRACE_SELECT=select)
+            self.assertEqual(tensors(part), {k: v for k, v in whole.items() if wanted(*k[1:])}, select)
+
+
+class Inputs(ShimTest):
+    def check(self, **environment):
+        result = self.folder / "checked.txt"
+        self.shimmed(LOADER, addon(1), "prompt", "decode", BITNET_TRACE_SELECT="**",
+                     BITNET_TRACE_PLUGIN=f"{MOCK}/bitnet_shim_input_check.so:{result}", **environment)
+        return result.read_text().splitlines()
+
+    def test_inputs_are_what_the_operations_read(self):
+        for mode in ("retain", "callback"):
+            self.assertEqual(self.check(BITNET_SHIM_MODE=mode, BITNET_SHIM_INPUTS="all"),
+                             ["rows 316 cache 48 attention 16 wrong 0", ""])
+        self.assertEqual(self.check(), ["rows 316 cache 32 attention 0 wrong 0", ""])
+        self.assertEqual(self.check(BITNET_SHIM_INPUTS="0"), ["rows 0 cache 0 attention 0 wrong 0", ""])
+        # Memory that is recycled may hold something else by then: such inputs are left out, never wrong.
+        line = self.check(BITNET_SHIM_INPUTS="all", BITNET_SHIM_MEMORY_MB="0")[0]
+        self.assertRegex(line, r"^rows [1-9]\d\d .* wrong 0$")
+
+
+class Lifecycle(ShimTest):
+    def test_models_on_threads_have_a_trace_each(self):
+        command = (LOADER, addon(1), "threads", "prompt", "decode")
+        run, _ = self.traced(*command)
+        self.assert_same(self.plain(*command), run)
+        _, expected = self.traced(LOADER, addon(1), "prompt", "decode", name="single.jsonl")
+        for name in ("trace.jsonl", "trace-1.jsonl", "trace-2.jsonl", "trace-3.jsonl"):
+            records = read_trace(self.folder / name)
+            self.assertEqual(tensors(expected), tensors(records), name)
+            self.assertEqual(len(kinds(records, "run_end")), 1)
+
+    def test_a_forked_child_is_passed_through(self):
+        command = (LOADER, addon(1), "prompt", "decode", "fork")
+        plain = self.plain(*command)
+        run, records = self.traced(*command)
+        self.assert_same(plain, run)
+        _, expected = self.traced(LOADER, addon(1), "prompt", "decode")
+        self.assertEqual(tensors(expected), tensors(records))
+        self.assertEqual(len(kinds(records, "run_end")), 1)
+
+    def test_an_executed_program_traces_for_itself(self):
+        command = (LOADER, addon(1), "prompt", "decode", "exec")
+        environment = {"MOCK_ADDON": str(addon(1))}
+        plain = self.plain(*command, **environment)
+        run = self.shimmed(*command, BITNET_TRACE_PLUGIN=f"jsonl:path={self.folder}/%p.jsonl", **environment)
+        self.assert_same(plain, run)
+        self.assertEqual(len(list(self.folder.glob("*.jsonl"))), 1, "the same process, so the same name")
+
+    def test_every_way_to_end(self):
+        _, expected = self.traced(LOADER, addon(1), "prompt", "decode")
+        for word, status in (("_exit", 0), ("abort", -signal.SIGABRT)):
+            command = (LOADER, addon(1), "prompt", "decode", word)
+            plain = self.plain(*command)
+            run, records = self.traced(*command, cut=True)
+            self.assert_same(plain, run)
+            self.assertEqual(run.status, status)
+            self.assertEqual(kinds(records, "run_end"), [])  # cut short, and says so
+            # What the plugin had not written yet is lost, the rest is whole and right.
+            self.assertLessEqual(set(tensors(records).items()), set(tensors(expected).items()))
+        # Returned from main without freeing the model.
+        _, records = self.traced(LOADER, addon(1), "prompt", "decode", "exit")
+        self.assertEqual(tensors(expected), tensors(records))
+        self.assertEqual(len(kinds(records, "run_end")), 1)
+
+
+class Failures(ShimTest):
+    def test_a_plugin_that_fails_changes_nothing(self):
+        command = (LOADER, addon(1), "prompt", "decode")
+        plain = self.plain(*command)
+        for plugin in ("nosuch", "/nonexistent/libx.so", "jsonl:path=/nonexistent/a.jsonl", "jsonl:path", ";", str(addon(1))):
+            run = self.shimmed(*command, BITNET_TRACE_PLUGIN=plugin)
+            self.assert_same(plain, run)
+            self.assertEqual(run.err, "", plugin)
+        run = self.shimmed(*command, BITNET_TRACE_PLUGIN="nosuch", BITNET_TRACE_VERBOSE="1")
+        self.assertIn("no libnosuch.so in BITNET_PLUGIN_PATH", run.err)
+
+    def test_wrong_settings_change_nothing(self):
+        command = (LOADER, addon(1), "prompt", "decode")
+        plain = self.plain(*command)
+        for name, value in (("BITNET_SHIM_MODE", "sideways"), ("BITNET_SHIM_MEMORY_MB", "-1"), ("BITNET_TRACE_SELECT", "bogus"),
+                            ("BITNET_SHIM_STATUS", "/nonexistent")):
+            run, records = self.traced(*command, **{name: value})
+            self.assert_same(plain, run)
+            self.assertEqual((run.err, bool(records)), ("", name != "BITNET_TRACE_SELECT"), name)
+
+
+if __name__ == "__main__":
+    unittest.main()
