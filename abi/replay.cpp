@@ -1,4 +1,4 @@
-// Section 12 of the header: replay.
+// Section 13 of the header: replay.
 #include "core/replay.h"
 
 #include "abi/boundary.h"

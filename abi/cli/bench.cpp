@@ -17,7 +17,7 @@ namespace bitnet {
 
 namespace {
 
-constexpr int threads_max = 256;  // as the header says
+constexpr int threads_most = 256;  // as the header says
 constexpr int prefill_default = 512;
 constexpr int depth_default = 2048;  // more would take minutes: attention over it, for every token of the filling
 
@@ -106,7 +106,7 @@ BenchPlan plan_of(const BenchOptions &options, const bitnet_model_t *model) {
     BenchPlan plan = {options.model, {1}, {}, options.n_decode, options.depth};
     const int processors = thread_count(ContextOptions{});
     if (!options.threads.empty()) {
-        plan.threads = parse_numbers("--threads", options.threads, 1, threads_max);
+        plan.threads = parse_numbers("--threads", options.threads, 1, threads_most);
     } else if (processors > 1) {
         plan.threads.push_back(processors);
     }

@@ -9,7 +9,7 @@ namespace bitnet {
 namespace {
 
 constexpr const char *limit_section = "limits";
-constexpr double giga = 1e9;
+constexpr double giga_units = 1e9;
 
 const char *limit_name(Limit limit) { return limit == Limit::read ? "read" : "int8"; }
 const char *limit_unit(Limit limit) { return limit == Limit::read ? "GB/s" : "GMAC/s"; }
@@ -51,7 +51,7 @@ void BenchReport::add(const std::string &section, const std::string &name, int n
 
 void BenchReport::add_limit(const std::string &name, int n_threads, Limit limit, double rate) {
     BenchLine &l = line(limit_section, name, n_threads, limit_unit(limit), limit, true);
-    l.values.push_back(rate / giga);
+    l.values.push_back(rate / giga_units);
     l.rates.push_back(rate);
 }
 

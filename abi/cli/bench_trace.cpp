@@ -13,7 +13,7 @@ namespace bitnet {
 
 namespace {
 
-constexpr const char *everything = "**,*.*";
+constexpr const char *every_stage = "**,*.*";
 
 bitnet_status_t ignore(void *, const bitnet_event_t *) { return BITNET_OK; }
 const bitnet_trace_sink_t null_sink = {sizeof(bitnet_trace_sink_t),
@@ -38,7 +38,7 @@ size_t dtype_bytes(int32_t dtype) {
 
 AttachedTrace::AttachedTrace(bitnet_ctx_t *ctx, TraceWay way) : ctx_(ctx) {
     const bool all = way == TraceWay::null_everything || way == TraceWay::jsonl_everything;
-    check(bitnet_trace_select(ctx, all ? everything : nullptr));
+    check(bitnet_trace_select(ctx, all ? every_stage : nullptr));
     if (way == TraceWay::null_everything) check(bitnet_trace_set_sink(ctx, &null_sink, nullptr));
     if (way != TraceWay::jsonl_default && way != TraceWay::jsonl_everything) return;
     path_ = (std::filesystem::temp_directory_path() / text_of("bitnet-bench-%d.jsonl", static_cast<int>(getpid())))

@@ -16,8 +16,6 @@ namespace bitnet {
 
 namespace {
 
-constexpr const char *default_path = "bitnet-trace.jsonl";
-
 struct TraceOptions {
     PromptOptions prompt;
     ModelOptions model;
@@ -79,7 +77,7 @@ std::string output_path(const TraceOptions &options) {
     if (!options.output.empty()) return options.output;
     if (!options.plugins.empty()) return "";
     const std::string in_folder = trace_path_in_environment_folder();
-    return in_folder.empty() ? default_path : in_folder;
+    return in_folder.empty() ? default_trace_path : in_folder;
 }
 
 int trace(const TraceOptions &options) {

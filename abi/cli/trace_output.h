@@ -8,6 +8,8 @@
 
 namespace bitnet {
 
+inline constexpr const char *default_trace_path = "bitnet-trace.jsonl";
+
 // <folder of BITNET_TRACE_DIR>/bitnet-<UTC time>-<pid>.jsonl, the folder made when missing; "" when it is not set.
 std::string trace_path_in_environment_folder();
 

@@ -18,13 +18,12 @@
 #include "abi/cli/commands.h"
 #include "abi/cli/program_status.h"
 #include "abi/cli/terminal.h"
+#include "abi/cli/trace_output.h"
 #include "bitnet_c.h"
 
 namespace bitnet {
 
 namespace {
-
-constexpr const char *default_path = "bitnet-trace.jsonl";
 
 std::string beside_library(const char *name) {
     Dl_info info;
@@ -284,7 +283,7 @@ int self_check(const TraceProgramOptions &options, const std::string &output) {
 int trace_program(const TraceProgramOptions &options) {
     std::string output = options.output;
     const char *plugins = std::getenv("BITNET_TRACE_PLUGIN");
-    if (output.empty() && options.plugins.empty() && (!plugins || !*plugins)) output = default_path;
+    if (output.empty() && options.plugins.empty() && (!plugins || !*plugins)) output = default_trace_path;
     if (!output.empty()) output = std::filesystem::absolute(output).string();
     if (options.self_check) return self_check(options, output);
     const StatusFolder folder;

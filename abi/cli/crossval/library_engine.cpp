@@ -11,7 +11,7 @@ namespace bitnet::crossval {
 
 namespace {
 
-constexpr size_t rows_at_once = 32;  // logits held in memory
+constexpr size_t rows_per_request = 32;  // logits held in memory
 
 // The functions that are used, with the prototypes of the header.
 struct Functions {
@@ -85,8 +85,8 @@ public:
         bitnet_ctx_t *made = nullptr;
         check(call_.context_create(model_, &params, &made));
         const std::unique_ptr<bitnet_ctx_t, decltype(bitnet_context_free) *> ctx(made, call_.context_free);
-        for (size_t at = 0; at < tokens.size(); at += rows_at_once) {
-            const size_t n = std::min(rows_at_once, tokens.size() - at);
+        for (size_t at = 0; at < tokens.size(); at += rows_per_request) {
+            const size_t n = std::min(rows_per_request, tokens.size() - at);
             bitnet_eval_params_t eval = {};
             eval.struct_size = sizeof eval;
             eval.logits = BITNET_LOGITS_ALL;

@@ -18,7 +18,7 @@ namespace bitnet::crossval {
 namespace {
 
 constexpr size_t n_hash_digits = 64;
-constexpr size_t n_top = diff::kTopCount;
+constexpr size_t n_recorded_top = diff::kTopCount;
 
 uint64_t mix(uint64_t x) {
     uint64_t z = (x + 1) * 0x9E3779B97F4A7C15u;
@@ -59,7 +59,7 @@ std::vector<uint32_t> largest_by_magnitude(const float *values, size_t n) {
     std::vector<uint32_t> order(n);
     std::iota(order.begin(), order.end(), 0u);
     std::erase_if(order, [&](uint32_t i) { return std::isnan(values[i]); });
-    const auto end = order.begin() + std::ptrdiff_t(std::min(n_top, order.size()));
+    const auto end = order.begin() + std::ptrdiff_t(std::min(n_recorded_top, order.size()));
     std::partial_sort(order.begin(), end, order.end(), [&](uint32_t i, uint32_t j) {
         const float x = std::fabs(values[i]), y = std::fabs(values[j]);
         return x != y ? x > y : i < j;

@@ -32,7 +32,7 @@ struct Known {
 // bf16 engines round in places of their own: a few elements are one unit in the last place (2^-8) off.
 constexpr double bf16_max = 8e-3;
 
-constexpr Known known[] = {
+constexpr Known known_hypotheses[] = {
     // Legal: what TRACE comparisons call classes.
     {attention, "kv=f16", "F16 KV cache", true},
     {attention, "kv=f16,attn_q=f16", "F16 KV cache and queries", true},
@@ -137,7 +137,7 @@ bool is_models_own(const std::string &semantics, const std::string &model) {
 
 std::vector<Hypothesis> hypotheses_for(int32_t stage, const std::string &model_semantics) {
     std::vector<Hypothesis> out;
-    for (const Known &item : known) {
+    for (const Known &item : known_hypotheses) {
         if (!(item.about & about(stage)) || is_models_own(item.semantics, model_semantics)) continue;
         const bool bf16 = std::string(item.semantics).find("bf16") != std::string::npos && item.legal;
         out.push_back({item.semantics, item.text, item.legal, bf16 ? bf16_max : 0});
