@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import duckdb
 import numpy
@@ -176,6 +177,34 @@ def test_timeline_of_a_real_run(traced, records):
         assert len(inside) == 1
     order = sorted(slices, key=lambda event: event["ts"])
     assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-3 for a, b in zip(order, order[1:]))
+
+
+def draw(*arguments):
+    return subprocess.run([ROOT / "scripts/timeline_svg.py", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_timeline_as_a_picture(traced, tmp_path):
+    picture = tmp_path / "a.svg"
+    assert draw(traced / "a.json", picture, 0, 1).returncode == 0
+    root = ElementTree.parse(picture).getroot()
+    titles = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert [title.split(":")[0] for title in titles if title.startswith("blk ")] == ["blk 0", "blk 1", "blk 2"]
+    assert any(title.startswith("ffn_gate: ") for title in titles) and any(title.startswith("logits: ") for title in titles)
+    text = "".join(root.itertext())
+    assert "prefill of" in text and "blk 1: " in text
+    for element in root.iter("{http://www.w3.org/2000/svg}rect"):
+        assert 0 <= float(element.get("x", 0)) <= 1000 and float(element.get("width")) <= 1000
+    # Its process was killed: the last ']' is missing.
+    cut = tmp_path / "cut.json"
+    cut.write_text((traced / "a.json").read_text().rstrip().removesuffix("]"))
+    assert draw(cut, picture).returncode == 0
+
+
+@pytest.mark.parametrize("arguments, text", [((), "expected TRACE.json"), (("missing.json", "a.svg"), "No such file"),
+                                             ((MODEL.with_name("README.md"), "a.svg"), "no trace of the timeline plugin")])
+def test_timeline_pictures_of_nothing(arguments, text):
+    done = draw(*arguments)
+    assert done.returncode == 2 and text in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def parquet_query(source, target):
