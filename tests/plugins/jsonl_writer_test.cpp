@@ -32,11 +32,9 @@ constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;
 #endif
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kThreadsInChildren = false;  // its runtime refuses them
-#else
-constexpr bool kThreadsInChildren = true;
-#endif
+// In the child of a process with threads TSan's runtime refuses new ones, and ASan's may wait for a lock that a thread
+// of the parent held.
+constexpr bool kThreadsInChildren = !kSanitized;
 
 const std::string kPlugin = std::string(PLUGIN_DIRECTORY) + "/libjsonl.so";
 
