@@ -12,6 +12,6 @@ cross=
 status=0
 ctest --preset tsan --label-regex threads || status=1
 [ -z "$cross" ] || ctest --preset aarch64 --label-regex emulated --no-tests=error || status=1
-ctest --preset asan-ubsan --label-regex 'unit|damage' || status=1
+ctest --preset asan-ubsan --label-regex 'unit|damage' --parallel 2 || status=1
 ctest --preset release || status=1
 exit $status
