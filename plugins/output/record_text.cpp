@@ -144,6 +144,7 @@ void put_run_begin(JsonText *out, const bitnet_run_begin_event_t &event) {
     out->put_string(host);
     out->lit(",\"pid\":");
     out->put_signed(getpid());
+    if (event.header.flags & BITNET_EVENT_FLAG_OVERRIDABLE) out->lit(",\"overridable\":true");
     out->lit("}\n");
 }
 

@@ -330,6 +330,35 @@ TEST_F(Jsonl, PathEscapes) {
     EXPECT_TRUE(fs::exists(folder / ("x,y%z;-" + std::to_string(getpid()))));
 }
 
+TEST_F(Jsonl, ARunThatMayBeOverriddenSaysSo) {
+    const bitnet_trace_sink_t asks = {sizeof asks,
+                                      BITNET_ABI_VERSION,
+                                      "asks",
+                                      1u << BITNET_EVENT_RUN_BEGIN,
+                                      [](void **, const bitnet_trace_host_t *host, const char *) {
+                                          return host->get_extension(host, BITNET_EXT_OVERRIDE) ? BITNET_OK
+                                                                                                : BITNET_E_INTERNAL;
+                                      },
+                                      [](void *, const bitnet_event_t *) { return BITNET_OK; },
+                                      nullptr,
+                                      nullptr};
+    for (const bool may : {false, true}) {
+        const fs::path path = folder / (may ? "may.jsonl" : "may_not.jsonl");
+        {
+            Host host;
+            ASSERT_EQ(load(host, "path=" + path.string()), BITNET_OK) << host.error;
+            if (may) {
+                ASSERT_EQ(trace_host_attach_sink(host.host, &asks, nullptr, nullptr, host.error), BITNET_OK);
+            }
+            host.begin_run();
+            trace_host_end_run(host.host);
+        }
+        const json run = read(path).at(0);
+        EXPECT_EQ(run.value("overridable", false), may);
+        EXPECT_EQ(run.contains("overridable"), may);
+    }
+}
+
 TEST_F(Jsonl, BadConfigurationIsDeclined) {
     const std::pair<const char *, const char *> cases[] = {
         {"file=x", "unknown configuration 'file=x', expected path=FILE with %p for the process id (%, is a comma), "
