@@ -1,6 +1,5 @@
 #include "abi/boundary.h"
 
-#include <chrono>
 #include <cstdio>
 #include <system_error>
 
@@ -19,18 +18,6 @@ static thread_local char last_error[1024];
 
 static std::atomic<bitnet_log_fn> log_function{nullptr};
 static std::atomic<void *> log_user{nullptr};
-
-const CompactHead &LoadedModel::compact_head(ThreadPool &pool) const {
-    const std::lock_guard lock(compact_mutex_);
-    if (!compact_owner_) {
-        const auto begin = std::chrono::steady_clock::now();
-        compact_owner_ = std::make_unique<const CompactHead>(model->head, pool);
-        const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
-        compact_ns_.store(uint64_t(took.count()), std::memory_order_relaxed);
-        compact_.store(compact_owner_.get(), std::memory_order_release);
-    }
-    return *compact_owner_;
-}
 
 static bitnet_status_t report(const char *function, Status status, const char *text) noexcept {
     std::snprintf(last_error, sizeof last_error, "%s: %s", function, text);

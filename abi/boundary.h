@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -15,11 +16,37 @@
 #include "bitnet_c.h"
 #include "core/compact_head.h"
 #include "core/cpu.h"
+#include "core/dense_weights.h"
 #include "core/state.h"
 #include "model/error.h"
 #include "model/model.h"
 
 namespace bitnet {
+
+// Made by the first caller, shared by all contexts of a model.
+template <class T> class SharedCopy {
+public:
+    // Safe from many threads. What `make` throws leaves nothing behind, and the next caller tries again.
+    template <class Make> const T &get(const Make &make) const {
+        const std::lock_guard lock(mutex_);
+        if (!owner_) {
+            const auto begin = std::chrono::steady_clock::now();
+            owner_ = make();
+            const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - begin;
+            build_ns_.store(uint64_t(took.count()), std::memory_order_relaxed);
+            made_.store(owner_.get(), std::memory_order_release);
+        }
+        return *owner_;
+    }
+    const T *made() const { return made_.load(std::memory_order_acquire); }  // NULL: not yet
+    uint64_t build_ns() const { return build_ns_.load(std::memory_order_relaxed); }
+
+private:
+    mutable std::mutex mutex_;
+    mutable std::unique_ptr<const T> owner_;
+    mutable std::atomic<const T *> made_{nullptr};
+    mutable std::atomic<uint64_t> build_ns_{0};
+};
 
 // A model with what the boundary adds. Shared by its handle and its contexts.
 struct LoadedModel {
@@ -28,17 +55,11 @@ struct LoadedModel {
     std::string semantics_text;
 
     const std::string &hash() const;  // BLAKE3 of the file, computed once; safe from many threads
-    // Made by the first caller on its threads; safe from many. Throws std::bad_alloc, and then tries again next time.
-    const CompactHead &compact_head(ThreadPool &pool) const;
-    // The same when it is there already, else null; and the time that it took.
-    const CompactHead *made_compact_head() const { return compact_.load(std::memory_order_acquire); }
-    uint64_t compact_head_ns() const { return compact_ns_.load(std::memory_order_relaxed); }
+    // Second copies of weights, made when they are first asked for.
+    SharedCopy<CompactHead> compact_head;
+    SharedCopy<DenseWeights> dense_weights;
 
 private:
-    mutable std::mutex compact_mutex_;
-    mutable std::unique_ptr<const CompactHead> compact_owner_;
-    mutable std::atomic<const CompactHead *> compact_{nullptr};
-    mutable std::atomic<uint64_t> compact_ns_{0};
     mutable std::once_flag hashed_;
     mutable std::string hash_;
 };

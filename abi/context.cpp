@@ -37,9 +37,20 @@ static StateConfig config_of(const Model &model, const bitnet_context_params_t &
 static bool can_certify(const LoadedModel &loaded, const bitnet_context_params_t &params) {
     if (params.head > BITNET_HEAD_CERTIFIED)
         fail(Status::invalid, "params->head is %u: expected 0 (full) or 1 (certified)", params.head);
-    if (params.reserved) fail(Status::invalid, "params->reserved is %u: expected 0", params.reserved);
     return params.head == BITNET_HEAD_CERTIFIED && loaded.kernels->compact_pays &&
            CompactHead::fits(loaded.model->head);
+}
+
+// Before the context is anybody's: on its threads.
+static void use_dense_weights(bitnet_ctx &ctx, const bitnet_context_params_t &params) {
+    if (params.weights > BITNET_WEIGHTS_DENSE)
+        fail(Status::invalid, "params->weights is %u: expected 0 (in place) or 1 (dense)", params.weights);
+    if (params.weights != BITNET_WEIGHTS_DENSE) return;
+    const LoadedModel &loaded = *ctx.loaded;
+    ctx.state.dense_rows = DenseWeights::kernel_for(*loaded.kernels);
+    if (!ctx.state.dense_rows) return;
+    ctx.state.dense =
+        &loaded.dense_weights.get([&] { return std::make_unique<const DenseWeights>(*loaded.model, ctx.state.pool); });
 }
 
 static void move_back(bitnet_ctx &ctx, int n_positions) {
@@ -151,6 +162,7 @@ bitnet_status_t bitnet_context_create(const bitnet_model_t *model, const bitnet_
         const bool certified = can_certify(*model->loaded, params);
         auto ctx = std::make_unique<bitnet_ctx>(model->loaded, config);
         ctx->certified = certified;
+        use_dense_weights(*ctx, params);
         ctx->history.reserve(size_t(config.n_ctx));
         ctx->tracing.attach_environment();
         *out = ctx.release();
@@ -184,6 +196,8 @@ bitnet_status_t bitnet_context_fork(bitnet_ctx_t *ctx, bitnet_ctx_t **out) {
         copy->history.reserve(size_t(ctx->state.config.n_ctx));
         copy->history = ctx->history;
         copy->certified = ctx->certified;
+        copy->state.dense = ctx->state.dense;
+        copy->state.dense_rows = ctx->state.dense_rows;
         copy->state.copy_kv(ctx->state, ctx->state.position);
         copy->state.position = ctx->state.position;
         *out = copy.release();
@@ -200,9 +214,22 @@ bitnet_status_t bitnet_context_get_head_stats(const bitnet_ctx_t *ctx, bitnet_he
         stats.n_certified = ctx->n_certified;
         stats.n_full = ctx->n_full;
         stats.n_rows_computed = ctx->n_rows_computed;
-        if (const CompactHead *compact = ctx->certified ? ctx->loaded->made_compact_head() : nullptr) {
+        if (const CompactHead *compact = ctx->certified ? ctx->loaded->compact_head.made() : nullptr) {
             stats.n_bytes = compact->bytes();
-            stats.build_ns = ctx->loaded->compact_head_ns();
+            stats.build_ns = ctx->loaded->compact_head.build_ns();
+        }
+        fill(out, stats, "out");
+    });
+}
+
+bitnet_status_t bitnet_context_get_weight_stats(const bitnet_ctx_t *ctx, bitnet_weight_stats_t *out) {
+    return guarded("bitnet_context_get_weight_stats", [&] {
+        require(ctx, "ctx");
+        bitnet_weight_stats_t stats{};
+        if (ctx->state.dense) {
+            stats.dense = 1;
+            stats.n_bytes = ctx->state.dense->bytes();
+            stats.build_ns = ctx->loaded->dense_weights.build_ns();
         }
         fill(out, stats, "out");
     });

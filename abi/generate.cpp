@@ -86,11 +86,16 @@ bool ends(const bitnet_ctx &ctx, const Generation &g, int32_t token, std::string
     return contains_stop(g, text, piece.size());
 }
 
+const CompactHead &compact_head_of(bitnet_ctx &ctx) {
+    return ctx.loaded->compact_head.get(
+        [&] { return std::make_unique<const CompactHead>(ctx.loaded->model->head, ctx.state.pool); });
+}
+
 // The token that the full head would give, without it where the bound allows; then `logits` is null.
 int32_t next_token(bitnet_ctx &ctx, const Generation &g, uint64_t draw, const float *&logits) {
     if (ctx.certified && ctx.state.logits_left_out) {
         std::vector<Candidate> candidates;
-        if (head_candidates(ctx.state, ctx.loaded->compact_head(ctx.state.pool), g.needed, candidates)) {
+        if (head_candidates(ctx.state, compact_head_of(ctx), g.needed, candidates)) {
             ++ctx.n_certified;
             ctx.n_rows_computed += candidates.size();
             logits = nullptr;

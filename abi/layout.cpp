@@ -47,7 +47,7 @@ BITNET_AT(bitnet_context_params_t, n_batch, 12);
 BITNET_AT(bitnet_context_params_t, kv_type, 16);
 BITNET_AT(bitnet_context_params_t, device_id, 20);
 BITNET_AT(bitnet_context_params_t, head, 24);
-BITNET_AT(bitnet_context_params_t, reserved, 28);
+BITNET_AT(bitnet_context_params_t, weights, 28);
 BITNET_SIZE(bitnet_context_params_t, 32);
 
 BITNET_AT(bitnet_head_stats_t, struct_size, 0);
@@ -58,6 +58,12 @@ BITNET_AT(bitnet_head_stats_t, n_rows_computed, 24);
 BITNET_AT(bitnet_head_stats_t, n_bytes, 32);
 BITNET_AT(bitnet_head_stats_t, build_ns, 40);
 BITNET_SIZE(bitnet_head_stats_t, 48);
+
+BITNET_AT(bitnet_weight_stats_t, struct_size, 0);
+BITNET_AT(bitnet_weight_stats_t, dense, 4);
+BITNET_AT(bitnet_weight_stats_t, n_bytes, 8);
+BITNET_AT(bitnet_weight_stats_t, build_ns, 16);
+BITNET_SIZE(bitnet_weight_stats_t, 24);
 
 BITNET_AT(bitnet_eval_params_t, struct_size, 0);
 BITNET_AT(bitnet_eval_params_t, logits, 4);

@@ -18,7 +18,7 @@ namespace bitnet {
 
 #if defined(__x86_64__)
 struct Features {
-    bool avx2, avxvnni, avx512vnni;
+    bool avx2, avxvnni, avx512vnni, avx512vbmi;
 };
 
 // Asked of the CPU itself: Debian's cpuinfo and GCC 12's list do not both know AVX-VNNI. What the system must save for
@@ -33,7 +33,8 @@ static Features from_cpuinfo() {
     const bool avx2 = cpuinfo_has_x86_avx2() && cpuinfo_has_x86_f16c();
     return {avx2, avx2 && has_avxvnni(),
             avx2 && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() && cpuinfo_has_x86_avx512dq() &&
-                cpuinfo_has_x86_avx512vl() && cpuinfo_has_x86_avx512vnni()};
+                cpuinfo_has_x86_avx512vl() && cpuinfo_has_x86_avx512vnni(),
+            cpuinfo_has_x86_avx512vbmi()};
 }
 
 // Where /proc is not mounted cpuinfo fails, and prints that it does; the compiler's own detection asks the CPU alone.
@@ -43,13 +44,21 @@ static Features from_compiler() {
     return {avx2, avx2 && has_avxvnni(),
             avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("avx512vnni")};
+                __builtin_cpu_supports("avx512vnni"),
+            __builtin_cpu_supports("avx512vbmi") != 0};
 }
+
+static const Features &features() {
+    static const Features found =
+        access("/proc/cpuinfo", R_OK) == 0 && cpuinfo_initialize() ? from_cpuinfo() : from_compiler();
+    return found;
+}
+
+bool has_avx512vbmi() { return features().avx512vnni && features().avx512vbmi; }
 
 // Every x86-64 has SSE2.
 static std::array<Isa, 5> detect() {
-    const bool readable = access("/proc/cpuinfo", R_OK) == 0;
-    const Features cpu = readable && cpuinfo_initialize() ? from_cpuinfo() : from_compiler();
+    const Features &cpu = features();
     return {{{&scalar::kernels, true},
              {&sse2::kernels, true},
              {&avx2::kernels, cpu.avx2},
@@ -57,12 +66,16 @@ static std::array<Isa, 5> detect() {
              {&avx512vnni::kernels, cpu.avx512vnni}}};
 }
 #elif defined(__aarch64__)
+bool has_avx512vbmi() { return false; }
+
 // Every AArch64 has NEON. What else there is the kernel says in the auxiliary vector, without a file of /proc or /sys.
 static std::array<Isa, 3> detect() {
     const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
     return {{{&scalar::kernels, true}, {&neon::kernels, true}, {&neon_dotprod::kernels, dotprod}}};
 }
 #else
+bool has_avx512vbmi() { return false; }
+
 static std::array<Isa, 1> detect() { return {{{&scalar::kernels, true}}}; }
 #endif
 

@@ -10,6 +10,7 @@
 #include "bitnet_c.h"
 #include "core/alternative_layer.h"
 #include "core/alternatives.h"
+#include "core/dense_weights.h"
 #include "core/ops.h"
 #include "core/show.h"
 #include "model/error.h"
@@ -103,6 +104,13 @@ void accumulate(State &s, const Rows &rows, const Projection &p, int thread, int
     if (rows.n > few_tokens)
         return s.kernels.ternary_batch(codes, n_rows, n_in, x, size_t(n_in), x_sums, rows.n, acc, size_t(p.w.n_out),
                                        scratch);
+    if (s.dense) {
+        const uint8_t *dense = s.dense->rows_of(p.w) + size_t(begin) * dense_row_bytes(n_in);
+        for (int t = 0; t < rows.n; ++t)
+            s.dense_rows(dense, n_rows, n_in, x + size_t(t) * size_t(n_in), x_sums[t],
+                         acc + size_t(t) * size_t(p.w.n_out), scratch);
+        return;
+    }
     for (int t = 0; t < rows.n; ++t)
         s.kernels.ternary_rows(codes, n_rows, n_in, x + size_t(t) * size_t(n_in), x_sums[t],
                                acc + size_t(t) * size_t(p.w.n_out), scratch);
@@ -125,6 +133,9 @@ void float_linear(State &s, const Rows &rows, const Projection &p, int begin, in
 // Every projection of the rows in s.normed (s.codes), in one parallel region.
 void linear(State &s, const Rows &rows, int layer, std::initializer_list<Projection> projections) {
     const bool quantised = s.model->semantics.activation_quant == ActivationQuant::row_int8;
+    const char *kernel = !quantised                        ? "ternary.float"
+                         : s.dense && rows.n <= few_tokens ? DenseWeights::kernel_name
+                                                           : s.kernels.ternary_name;
     bool show_accumulators = false;
     for (const Projection &p : projections)
         show_accumulators |= quantised && wanted(s, rows, p.stage | BITNET_STAGE_ACC, layer);
@@ -154,14 +165,12 @@ void linear(State &s, const Rows &rows, int layer, std::initializer_list<Project
             [&](const Projection &p, int thread, int begin, int end) { accumulate(s, rows, p, thread, begin, end); });
         for (const Projection &p : projections)
             if (wanted(s, rows, p.stage | BITNET_STAGE_ACC, layer))
-                emit(s, rows, p.stage | BITNET_STAGE_ACC, layer, BITNET_DTYPE_I32, p.out, p.w.n_out, p.heads,
-                     s.kernels.ternary_name);
+                emit(s, rows, p.stage | BITNET_STAGE_ACC, layer, BITNET_DTYPE_I32, p.out, p.w.n_out, p.heads, kernel);
         each_block([&](const Projection &p, int, int begin, int end) { scale(s, rows, p, begin, end); });
     }
     for (const Projection &p : projections)
         if (wanted(s, rows, p.stage, layer))
-            emit(s, rows, p.stage, layer, BITNET_DTYPE_F32, p.out, p.w.n_out, p.heads,
-                 quantised ? s.kernels.ternary_name : "ternary.float");
+            emit(s, rows, p.stage, layer, BITNET_DTYPE_F32, p.out, p.w.n_out, p.heads, kernel);
 }
 
 // ---- attention --------------------------------------------------------------------------------------------------

@@ -6,12 +6,15 @@
 #include <new>
 #include <vector>
 
+#include "core/kernels/dense.h"
 #include "core/kernels/kernels.h"
 #include "core/threads.h"
 #include "core/trace.h"
 #include "model/model.h"
 
 namespace bitnet {
+
+class DenseWeights;
 
 // 64-byte aligned, uninitialised: pages that are never written cost no memory. Huge: on 2 MB pages where the system has
 // them, for what is read from memory again and again.
@@ -107,6 +110,9 @@ public:
     const StateConfig config;
     ThreadPool pool;
     Tracer *tracer = nullptr;  // null: nothing is traced
+    // Weights to decode from, and the kernel for them; null: the file's.
+    const DenseWeights *dense = nullptr;
+    DenseRows dense_rows = nullptr;
 
     int position = 0;              // positions evaluated
     int n_outputs = 0;             // rows in logits and hidden

@@ -71,6 +71,7 @@ private:
     const Family *family_ = nullptr;
     bool has_attn_sub_norm_ = false;  // by the tensors, whatever an override says
     bool has_ffn_sub_norm_ = false;
+    int n_ternary_ = 0;
     std::map<std::string_view, const GgufTensor *> tensors_;  // by name
     std::unordered_set<const GgufTensor *> used_;
 };

@@ -33,6 +33,7 @@ struct TernaryMatrix {
     int n_out = 0;
     int n_in = 0;  // multiple of 128
     float scale = 0;
+    int number = 0;  // among the model's ternary matrices
 };
 
 // A matrix of 16- or 32-bit floats, in place, row-major.

@@ -195,6 +195,7 @@ TernaryMatrix ModelLoader::bind_ternary(const std::string &name, int n_out, int 
     }
     expect_dims(tensor, uint64_t(n_in), uint64_t(n_out));
     TernaryMatrix matrix;
+    matrix.number = n_ternary_++;
     matrix.codes = tensor.data;
     matrix.n_out = n_out;
     matrix.n_in = n_in;

@@ -43,6 +43,8 @@ LinearGroup group_of_tensor(const std::string &name) {
     throw CommandError(name + ": a ternary tensor of no linear that bench knows");
 }
 
+void dense_weights(bitnet_context_params_t &params) { params.weights = BITNET_WEIGHTS_DENSE; }
+
 }  // namespace
 
 const char *linear_group_name(LinearGroup group) {
@@ -53,8 +55,9 @@ const char *linear_group_name(LinearGroup group) {
 double TokenWork::ternary_macs() const { return std::accumulate(group_macs.begin(), group_macs.end(), 0.0); }
 double TokenWork::ternary_bytes() const { return std::accumulate(group_bytes.begin(), group_bytes.end(), 0.0); }
 
-double TokenWork::decode_bytes(int position, bool head) const {
-    return ternary_bytes() + norm_bytes + (head ? head_bytes : 0) + kv_bytes_per_position * (position + 1);
+double TokenWork::decode_bytes(int position, bool head, double dense_bytes) const {
+    return (dense_bytes > 0 ? dense_bytes : ternary_bytes()) + norm_bytes + (head ? head_bytes : 0) +
+           kv_bytes_per_position * (position + 1);
 }
 
 TokenWork work_of(const bitnet_model_t *model, bool kv_f16) {
@@ -90,6 +93,13 @@ const std::vector<DecodeMode> &decode_modes() {
         {"greedy, full head", BITNET_LOGITS_LAST, true, true, nullptr},
         {"greedy, certified head", BITNET_LOGITS_LAST, false, true,
          [](bitnet_context_params_t &params) { params.head = BITNET_HEAD_CERTIFIED; }},
+        {"all logits, dense weights", BITNET_LOGITS_LAST, true, false, dense_weights},
+        {"greedy, full head, dense weights", BITNET_LOGITS_LAST, true, true, dense_weights},
+        {"greedy, certified head, dense weights", BITNET_LOGITS_LAST, false, true,
+         [](bitnet_context_params_t &params) {
+             dense_weights(params);
+             params.head = BITNET_HEAD_CERTIFIED;
+         }},
     };
     return modes;
 }
@@ -167,6 +177,13 @@ bitnet_head_stats_t head_stats(const bitnet_ctx_t *ctx) {
     bitnet_head_stats_t stats = {};
     stats.struct_size = sizeof(stats);
     check(bitnet_context_get_head_stats(ctx, &stats));
+    return stats;
+}
+
+bitnet_weight_stats_t weight_stats(const bitnet_ctx_t *ctx) {
+    bitnet_weight_stats_t stats = {};
+    stats.struct_size = sizeof(stats);
+    check(bitnet_context_get_weight_stats(ctx, &stats));
     return stats;
 }
 

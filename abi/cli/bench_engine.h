@@ -28,7 +28,8 @@ struct TokenWork {
 
     double ternary_macs() const;
     double ternary_bytes() const;
-    double decode_bytes(int position, bool head) const;
+    // dense_bytes: of ternary weights read from another copy; 0: the file's.
+    double decode_bytes(int position, bool head, double dense_bytes = 0) const;
 };
 TokenWork work_of(const bitnet_model_t *model, bool kv_f16);
 bool kv_is_f16(const bitnet_model_t *model);
@@ -57,6 +58,7 @@ double time_decode(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, uint32_t 
 // Seconds of n greedy tokens after the context's position (at least 1), measured likewise. tokens: up to that position.
 double time_greedy(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n);
 bitnet_head_stats_t head_stats(const bitnet_ctx_t *ctx);
+bitnet_weight_stats_t weight_stats(const bitnet_ctx_t *ctx);
 
 // Adds up the time of each stage. Attention's scores are left out, and without `outputs` the head's stages: to show
 // them the engine would compute otherwise, or the logits of every row.

@@ -104,7 +104,7 @@ void BenchSections::prefill() {
 void BenchSections::decode_at(const std::string &section, int position, bitnet_ctx_t *ctx, int n_threads,
                               const DecodeMode &mode) {
     const size_t n = static_cast<size_t>(plan_.n_decode);
-    if (mode.greedy && mode.adjust && head_stats(ctx).n_bytes == 0)
+    if (mode.greedy && !mode.reads_head && head_stats(ctx).n_bytes == 0)
         time_greedy(ctx, tokens_.data(), n);  // makes the copy
     const bitnet_head_stats_t before = head_stats(ctx);
     const double seconds =
@@ -121,7 +121,14 @@ void BenchSections::decode_at(const std::string &section, int position, bitnet_c
         report_.add(of_head, "compact copy made in", n_threads, "ms",
                     milliseconds(static_cast<double>(after.build_ns) * 1e-9));
     }
-    for (int i = 0; i < plan_.n_decode; i++) n_bytes += work_.decode_bytes(position + i, mode.reads_head);
+    const bitnet_weight_stats_t weights = weight_stats(ctx);
+    const double dense_bytes = static_cast<double>(weights.n_bytes);
+    if (weights.dense != 0) {
+        report_.add("dense weights", "copy", n_threads, "MB", dense_bytes / mega);
+        report_.add("dense weights", "copy made in", n_threads, "ms",
+                    milliseconds(static_cast<double>(weights.build_ns) * 1e-9));
+    }
+    for (int i = 0; i < plan_.n_decode; i++) n_bytes += work_.decode_bytes(position + i, mode.reads_head, dense_bytes);
     report_.add(section, text_of("%s, position %d", mode.name, position), n_threads, "tokens/s",
                 plan_.n_decode / seconds, Limit::read, n_bytes / seconds);
 }

@@ -50,7 +50,8 @@ std::string option_text(const CLI::Option &option) {
 }
 
 std::string command_text(const CLI::App &command) {
-    std::string text = ".SS " + request_argument("bitnet " + command.get_name()) + "\n" + roff(command.get_description()) + "\n";
+    std::string text =
+        ".SS " + request_argument("bitnet " + command.get_name()) + "\n" + roff(command.get_description()) + "\n";
     for (const CLI::Option *option : command.get_options()) {
         if (option->get_group().empty() || option->check_lname("help")) continue;
         text += option_text(*option);

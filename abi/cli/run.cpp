@@ -258,7 +258,7 @@ void add_run_command(CLI::App &app, int &exit_code) {
         ->check(
             CLI::Validator([](std::string &text) { return text.empty() ? "found '', expected some text" : ""; }, ""));
     options->context.add_to(*command);
-    options->context.add_head_to(*command);
+    options->context.add_decoding_to(*command);
     command->add_flag("--json", options->json, "One JSON object in place of the text");
     command->add_flag("--dump-ids", options->dump_ids, "Token ids of the prompt and of the new text, on stderr");
     command->callback([options, &exit_code] { exit_code = run(*options); });

@@ -93,7 +93,7 @@ void ContextOptions::add_to(CLI::App &command) {
         ->check(one_of({"f32", "f16"}));
 }
 
-void ContextOptions::add_head_to(CLI::App &command) {
+void ContextOptions::add_decoding_to(CLI::App &command) {
     command
         .add_option(
             "--head", head,
@@ -101,6 +101,13 @@ void ContextOptions::add_head_to(CLI::App &command) {
             "read what can win, the tokens are the same")
         ->type_name("HOW")
         ->check(one_of({"full", "certified"}));
+    command
+        .add_option("--weights", weights,
+                    "in-place: decode from the file's weights (default); dense: from a second copy, a fifth smaller, "
+                    "where this "
+                    "CPU has AVX-512 VBMI; the results are the same")
+        ->type_name("HOW")
+        ->check(one_of({"in-place", "dense"}));
 }
 
 ModelHandle load_model(const ModelOptions &options) {
@@ -133,6 +140,7 @@ ContextHandle create_context(const bitnet_model_t *model, const ContextOptions &
     params.n_threads = thread_count(options);
     params.kv_type = options.kv.empty() ? BITNET_KV_DEFAULT : options.kv == "f16" ? BITNET_KV_F16 : BITNET_KV_F32;
     params.head = options.head == "certified" ? BITNET_HEAD_CERTIFIED : BITNET_HEAD_FULL;
+    params.weights = options.weights == "dense" ? BITNET_WEIGHTS_DENSE : BITNET_WEIGHTS_IN_PLACE;
     bitnet_ctx_t *ctx = nullptr;
     check(bitnet_context_create(model, &params, &ctx));
     return ContextHandle(ctx, bitnet_context_free);

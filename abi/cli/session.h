@@ -30,13 +30,14 @@ struct ModelOptions {
 };
 
 struct ContextOptions {
-    int n_threads = 0;  // 0: every processor this process may run on
-    int n_ctx = 0;      // 0: what the model was trained for
-    std::string kv;     // "": what the semantics say
-    std::string head;   // "" or "full", or "certified"
+    int n_threads = 0;    // 0: every processor this process may run on
+    int n_ctx = 0;        // 0: what the model was trained for
+    std::string kv;       // "": what the semantics say
+    std::string head;     // "" or "full", or "certified"
+    std::string weights;  // "" or "in-place", or "dense"
 
     void add_to(CLI::App &command);
-    void add_head_to(CLI::App &command);
+    void add_decoding_to(CLI::App &command);
 };
 
 using ModelHandle = std::unique_ptr<bitnet_model_t, decltype(&bitnet_model_free)>;

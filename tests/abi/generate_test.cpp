@@ -420,14 +420,41 @@ TEST_F(Generate, CertifiedHeadLeavesTracedLogitsAlone) {
     EXPECT_OK(bitnet_trace_set_sink(certified.get(), nullptr, nullptr));
 }
 
+TEST_F(Generate, DenseWeightsGiveTheSameTokensAndSayWhatTheyTake) {
+    auto params = make<bitnet_context_params_t>();
+    params.n_ctx = 64;
+    params.n_threads = 2;
+    params.weights = BITNET_WEIGHTS_DENSE;
+    bitnet_ctx_t *made = nullptr;
+    ASSERT_OK(bitnet_context_create(model_.get(), &params, &made));
+    const Context dense(made);
+    EXPECT_EQ(generate(dense.get(), params_, 5), generate(this->ctx(), params_, 5));
+    EXPECT_EQ(row(dense.get()), row(this->ctx())) << "bit for bit";
+    ASSERT_OK(bitnet_context_fork(dense.get(), &made));
+    const Context fork(made);
+    for (bitnet_ctx_t *ctx : {dense.get(), fork.get(), this->ctx()}) {
+        auto stats = make<bitnet_weight_stats_t>();
+        EXPECT_OK(bitnet_context_get_weight_stats(ctx, &stats));
+        if (ctx == this->ctx()) {
+            EXPECT_EQ(stats.dense, 0u);
+        }
+        if (ctx == fork.get()) {
+            auto original = make<bitnet_weight_stats_t>();
+            EXPECT_OK(bitnet_context_get_weight_stats(dense.get(), &original));
+            EXPECT_EQ(stats.dense, original.dense);
+        }
+        EXPECT_EQ(stats.dense != 0, stats.n_bytes != 0 && stats.build_ns != 0);
+    }
+}
+
 TEST_F(Generate, HeadParameters) {
     auto params = make<bitnet_context_params_t>();
     bitnet_ctx_t *made = nullptr;
     params.head = 2;
     expect_error(bitnet_context_create(model_.get(), &params, &made), BITNET_E_INVALID, {"head is 2", "certified"});
     params.head = 0;
-    params.reserved = 1;
-    expect_error(bitnet_context_create(model_.get(), &params, &made), BITNET_E_INVALID, {"reserved"});
+    params.weights = 2;
+    expect_error(bitnet_context_create(model_.get(), &params, &made), BITNET_E_INVALID, {"weights is 2", "dense"});
     auto stats = make<bitnet_head_stats_t>();
     expect_error(bitnet_context_get_head_stats(nullptr, &stats), BITNET_E_INVALID, {"ctx"});
     expect_error(bitnet_context_get_head_stats(ctx(), nullptr), BITNET_E_INVALID, {"out"});

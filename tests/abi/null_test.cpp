@@ -90,6 +90,9 @@ TEST_F(Null, Context) {
     auto head = make<bitnet_head_stats_t>();
     invalid(bitnet_context_get_head_stats(nullptr, &head), "ctx");
     invalid(bitnet_context_get_head_stats(ctx(), nullptr), "out");
+    auto weights = make<bitnet_weight_stats_t>();
+    invalid(bitnet_context_get_weight_stats(nullptr, &weights), "ctx");
+    invalid(bitnet_context_get_weight_stats(ctx(), nullptr), "out");
     invalid(bitnet_context_save(nullptr, nullptr, &n), "ctx");
     invalid(bitnet_context_save(ctx(), nullptr, nullptr), "n");
     invalid(bitnet_context_restore(nullptr, "", 1), "ctx");

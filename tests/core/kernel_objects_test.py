@@ -16,8 +16,8 @@ OPERATIONS = ("row", "ternary", "dot")
 CHOSEN_AT_RUN_TIME = {"services_x86.cpp.o": "avx512vnni"}
 X86_KERNELS = [f"{operation}_{isa}" for isa in ("scalar", "sse2", "avx2", "avx512vnni") for operation in OPERATIONS]
 ARM_KERNELS = [f"{operation}_{isa}" for isa in ("scalar", "neon") for operation in OPERATIONS]
-KERNELS = {"x86_64": X86_KERNELS + ["ternary_avxvnni", "compact_scalar", "compact_avx2", "compact_avx512vnni"],
-           "aarch64": ARM_KERNELS + ["ternary_neon_dotprod", "compact_scalar"]}
+KERNELS = {"x86_64": X86_KERNELS + ["ternary_avxvnni", "compact_scalar", "compact_avx2", "compact_avx512vnni", "dense_scalar", "dense_avx512vbmi"],
+           "aarch64": ARM_KERNELS + ["ternary_neon_dotprod", "compact_scalar", "dense_scalar"]}
 # The library but for its kernels. BLAKE3 and cpuinfo are others' code that asks the CPU itself.
 REST = ["model/CMakeFiles/bitnet_model.dir", "core/CMakeFiles/bitnet_core.dir", "abi/CMakeFiles/bitnet_abi.dir",
         "plugins/CMakeFiles/bitnet_trace_host.dir"]
@@ -34,6 +34,7 @@ AFTER_SSE2 = re.compile(r"""
 BMI = re.compile(r"lzcnt|movbe|andn|bextr|bls(i|msk|r)|bzhi|mulx|pdep|pext|rorx|s(ar|hl|hr)x|adcx|adox")
 FMA = re.compile(r"vf(n?m(add|sub)|m(addsub|subadd)).*")
 VNNI = re.compile(r"vpdp(bus|wss)ds?")
+VBMI = re.compile(r"vperm(b|[it]2b)|vpmultishiftqb")
 OTHER_AVX512 = re.compile(r"""
     vpmadd52.*|vperm(b|[it]2b)|vpmultishiftqb|vp(compress|expand)[bw]|vpsh[lr]d.*|vpshufbitqmb|vpopcnt.*|
     vcvtne.*bf16.*|vdpbf16ps|vgf2p8.*|vaes.*|vpclmul.*|vp2intersect.*|vpconflict.*|vplzcnt.*|vpbroadcastm.*|
@@ -56,7 +57,9 @@ def violation_x86(isa, mnemonic, operands, raw):
         return "FMA"
     if BMI.fullmatch(mnemonic):
         return "not asked of the CPU"
-    if isa == "avx512vnni":
+    if isa == "avx512vbmi" and VBMI.fullmatch(mnemonic):
+        return None
+    if isa in ("avx512vnni", "avx512vbmi"):
         return "another part of AVX-512" if OTHER_AVX512.fullmatch(mnemonic) else None
     if evex or re.search(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]", operands):
         return "AVX-512"
@@ -179,6 +182,9 @@ SNIPPETS_X86 = [
     ("avx512vnni", "vpdpbusd %zmm0, %zmm1, %zmm2", None), ("avx512vnni", "vpermt2q %zmm0, %zmm1, %zmm2", None),
     ("avx512vnni", "vfmadd231ps %zmm0, %zmm1, %zmm2", "FMA"), ("avx512vnni", "vfnmadd231ps %zmm0, %zmm1, %zmm2", "FMA"),
     ("avx512vnni", "vpermb %zmm0, %zmm1, %zmm2", "another part"),
+    ("avx512vbmi", "vpermt2b %zmm0, %zmm1, %zmm2", None), ("avx512vbmi", "vpdpbusd %zmm0, %zmm1, %zmm2", None),
+    ("avx512vbmi", "vpcompressb %zmm0, %zmm1", "another part"), ("avx512vbmi", "vfmadd231ps %zmm0, %zmm1, %zmm2", "FMA"),
+    ("avx512vnni", "vpermt2b %zmm0, %zmm1, %zmm2", "another part"),
     ("avx512vnni", "vpshufbitqmb %zmm0, %zmm1, %k1", "another part"),
     ("avx512vnni", "vpcompressb %zmm0, %zmm1", "another part"), ("avx512vnni", "vdpbf16ps %zmm0, %zmm1, %zmm2", "another part"),
     ("avx512vnni", "vaddph %zmm0, %zmm1, %zmm2", "another part"), ("avx512vnni", "vpopcntd %zmm0, %zmm1", "another part"),
