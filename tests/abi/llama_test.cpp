@@ -45,7 +45,7 @@ std::vector<int32_t> prompt(int n) {
 // The library beside it, past what this program defines: what the logits must equal, bit for bit.
 class Reference {
 public:
-    Reference() : library_(dlopen("libbitnet.so.1", RTLD_NOW | RTLD_LOCAL)) { EXPECT_NE(library_, nullptr) << dlerror(); }
+    Reference() : library_(dlopen(LIBBITNET, RTLD_NOW | RTLD_LOCAL)) { EXPECT_NE(library_, nullptr) << dlerror(); }
     template <class F> F *function(F *, const char *name) const {
         void *address = dlsym(library_, name);
         EXPECT_NE(address, nullptr) << name;
