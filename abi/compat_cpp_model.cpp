@@ -55,8 +55,8 @@ int bitnet_cpp_generate(void *model, const char *prompt, int max_tokens, uint32_
                        require(tokens_count, "tokens_count");
                        if (max_tokens < 1) fail(Status::invalid, "max_tokens is %d: expected at least 1", max_tokens);
                        std::vector<int32_t> tokens(static_cast<size_t>(max_tokens));
-                       const size_t n = generate(*static_cast<const bitnet_model_t *>(model), prompt, max_tokens,
-                                                 tokens.data());
+                       const size_t n =
+                           generate(*static_cast<const bitnet_model_t *>(model), prompt, max_tokens, tokens.data());
                        std::memcpy(tokens_out, tokens.data(), n * sizeof(uint32_t));
                        *tokens_count = int(n);
                    }) == BITNET_OK
