@@ -3,6 +3,7 @@
 #include <climits>
 
 #include "abi/boundary.h"
+#include "abi/compat.h"
 
 using namespace bitnet;
 
@@ -17,10 +18,6 @@ constexpr int decode_no_logits = -2, decode_failed = -3, decode_too_small = -5;
 // Only a caller's mistake: sets the last error.
 template <class Check> bool arguments_wrong(const char *function, const Check &check) {
     return guarded(function, check) != BITNET_OK;
-}
-
-void require_positive(int value, const char *name) {
-    if (value <= 0) fail(Status::invalid, "%s is %d: expected at least 1", name, value);
 }
 
 // Refuses what an eval would refuse before the context forgets what it holds.

@@ -2,7 +2,7 @@
 #include <climits>
 
 #include "abi/boundary.h"
-#include "abi/compat_error.h"
+#include "abi/compat.h"
 #include "bitnet_cpp.h"
 
 using namespace bitnet;
@@ -49,11 +49,6 @@ template <class Body> int reported(const Report &report, const Body &body) {
     return -1;
 }
 
-// A failure of one of our own functions goes on as it is.
-void check(bitnet_status_t status) {
-    if (status != BITNET_OK) fail(Status(status), "%s", bitnet_last_error());
-}
-
 // `weights`: false when they are not read, so that their codes need no check.
 ModelHandle open_model(const char *path, bool weights) {
     bitnet_load_params_t params{};
@@ -71,10 +66,6 @@ ContextHandle open_context(const bitnet_model_t *model, int32_t n_ctx) {
     bitnet_ctx_t *ctx = nullptr;
     check(bitnet_context_create(model, &params, &ctx));
     return ContextHandle(ctx);
-}
-
-void require_positive(int32_t value, const char *name) {
-    if (value <= 0) fail(Status::invalid, "%s is %d: expected at least 1", name, value);
 }
 
 void write_tokens(const bitnet_model_t *model, const char *prompt, int add_bos, int parse_special, int32_t *out,
