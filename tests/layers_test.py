@@ -51,7 +51,7 @@ RULES = [
     ("abi/cli/", lambda f, h: h.startswith("abi/cli/") or h == "bitnet_c.h" or is_std(h)
         or h.startswith(("CLI/", "nlohmann/")) or (f, h) in PROGRAM_RUNNERS or h == "simdjson.h" or (h == "zstd.h" and f.startswith("abi/cli/diff/"))),
     ("abi/", lambda f, h: (h.startswith(("abi/", "core/", "model/", "plugins/host/")) and not h.startswith("abi/cli/"))
-        or h in ("bitnet_c.h", "blake3.h") or is_std(h)),
+        or h in ("bitnet_c.h", "bitnet_cpp.h", "blake3.h") or is_std(h)),
     # Free of the C++ runtime: what C has, by either spelling. The host's own headers end at its folder.
     ("plugins/host/", lambda f, h: h.startswith("plugins/host/") or h in ("bitnet_c.h", "blake3.h") or is_c_like(h)
         or (h == "immintrin.h" and f == "plugins/host/services_x86.cpp")),
