@@ -78,12 +78,13 @@ def run_bindgen(header_path):
         source = Path(folder) / "bitnet_c.h"
         source.write_text(typed(header_path.read_text()))
         command = [bindgen, source, "--allowlist-function", "(bitnet|crossval)_.*", "--allowlist-type", "bitnet_.*",
-                   "--allowlist-var", "BITNET_[A-Z0-9_]*", "--blocklist-type", "__.*", "--with-derive-default", "--size_t-is-usize",
+                   "--allowlist-var", "BITNET_[A-Z0-9_]*", "--with-derive-default", "--size_t-is-usize",
                    "--", "-std=c11", "-fparse-all-comments"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        # In that folder rustfmt finds no settings but its own.
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     if done.returncode:
         fail(f"bindgen failed:\n{done.stderr}")
-    return done.stdout
+    return re.sub(r"^pub type __\w+ = .*\n", "", done.stdout, flags=re.M)  # of the C library, behind uint32_t
 
 
 def functions(bindings):

@@ -105,6 +105,7 @@ pub const BITNET_LOAD_COPY: u32 = 1;
 #[doc = " skip the scan of every ternary code (structure is always checked)"]
 pub const BITNET_LOAD_UNCHECKED_CODES: u32 = 2;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_load_params {
     pub struct_size: u32,
     #[doc = " BITNET_LOAD_..."]
@@ -267,6 +268,7 @@ extern "C" {
     pub fn bitnet_model_free(model: *mut bitnet_model_t);
 }
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_model_info {
     pub struct_size: u32,
     pub n_vocab: i32,
@@ -558,15 +560,6 @@ fn bindgen_test_layout_bitnet_model_info() {
     }
     test_field_n_bytes();
 }
-impl Default for bitnet_model_info {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_model_info_t = bitnet_model_info;
 extern "C" {
     #[doc = " Fills *out up to out->struct_size bytes."]
@@ -649,6 +642,7 @@ extern "C" {
     ) -> bitnet_status_t;
 }
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_tensor_info {
     pub struct_size: u32,
     pub n_dims: u32,
@@ -821,6 +815,7 @@ pub const BITNET_KV_F16: u32 = 2;
 pub const BITNET_HEAD_FULL: u32 = 0;
 pub const BITNET_HEAD_CERTIFIED: u32 = 1;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_context_params {
     pub struct_size: u32,
     #[doc = " positions; 0: the model's n_ctx_train"]
@@ -987,15 +982,6 @@ fn bindgen_test_layout_bitnet_context_params() {
     }
     test_field_reserved();
 }
-impl Default for bitnet_context_params {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_context_params_t = bitnet_context_params;
 extern "C" {
     #[doc = " Allocates all memory the context will ever need, but for logits of several positions. When BITNET_TRACE_PLUGIN is"]
@@ -1037,6 +1023,7 @@ extern "C" {
     pub fn bitnet_context_memory(ctx: *const bitnet_ctx_t) -> u64;
 }
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_head_stats {
     pub struct_size: u32,
     pub reserved: u32,
@@ -1183,15 +1170,6 @@ fn bindgen_test_layout_bitnet_head_stats() {
     }
     test_field_build_ns();
 }
-impl Default for bitnet_head_stats {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_head_stats_t = bitnet_head_stats;
 extern "C" {
     #[doc = " Fills *out up to out->struct_size bytes."]
@@ -1297,6 +1275,7 @@ pub const BITNET_LOGITS_NONE: u32 = 2;
 pub type bitnet_cancel_fn =
     ::std::option::Option<unsafe extern "C" fn(user: *mut ::std::os::raw::c_void) -> i32>;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_eval_params {
     pub struct_size: u32,
     #[doc = " rows to keep: BITNET_LOGITS_..."]
@@ -1479,6 +1458,7 @@ pub type bitnet_token_fn = ::std::option::Option<
     ) -> i32,
 >;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_generate_params {
     pub struct_size: u32,
     #[doc = " 0: until an end token or the context is full"]
@@ -1903,6 +1883,7 @@ pub const BITNET_EVENT_RUN_END: i32 = 5;
 pub const BITNET_EVENT_KV_STATE: i32 = 6;
 #[doc = " Every event begins with this header; an event may be copied by its size; pointers in it live during the call."]
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_event {
     #[doc = " of the whole event in bytes"]
     pub size: u32,
@@ -2070,15 +2051,6 @@ fn bindgen_test_layout_bitnet_event() {
     }
     test_field_time_ns();
 }
-impl Default for bitnet_event {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 #[doc = " Every event begins with this header; an event may be copied by its size; pointers in it live during the call."]
 pub type bitnet_event_t = bitnet_event;
 #[doc = " a sink replaced values of this run before this event"]
@@ -2088,6 +2060,7 @@ pub const BITNET_EVENT_FLAG_OVERRIDABLE: u32 = 2;
 #[doc = " A run begins with the first eval, and anew after the position moved back (reset, truncate, restore), after an eval"]
 #[doc = " failed, and after a sink was attached or the selection changed: within a run each position is evaluated once."]
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_run_begin_event {
     pub header: bitnet_event_t,
     #[doc = " \"bitnet-c\""]
@@ -2431,6 +2404,7 @@ impl Default for bitnet_run_begin_event {
 #[doc = " failed, and after a sink was attached or the selection changed: within a run each position is evaluated once."]
 pub type bitnet_run_begin_event_t = bitnet_run_begin_event;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_step_event {
     pub header: bitnet_event_t,
     #[doc = " NULL when embeddings were given"]
@@ -2550,6 +2524,7 @@ impl Default for bitnet_step_event {
 pub type bitnet_step_event_t = bitnet_step_event;
 #[doc = " What the key/value cache holds after a step; delivered before its STEP_END."]
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_kv_state {
     pub struct_size: u32,
     #[doc = " positions held"]
@@ -2735,18 +2710,10 @@ fn bindgen_test_layout_bitnet_kv_state() {
     }
     test_field_n_evicted();
 }
-impl Default for bitnet_kv_state {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 #[doc = " What the key/value cache holds after a step; delivered before its STEP_END."]
 pub type bitnet_kv_state_t = bitnet_kv_state;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_kv_event {
     #[doc = " position: the last one evaluated"]
     pub header: bitnet_event_t,
@@ -2799,18 +2766,10 @@ fn bindgen_test_layout_bitnet_kv_event() {
     }
     test_field_kv();
 }
-impl Default for bitnet_kv_event {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_kv_event_t = bitnet_kv_event;
 #[doc = " What an operation read, for engines that can tell (our own does not: its inputs are stages of the same run)."]
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_tensor_input {
     #[doc = " stage name where it is one, else \"k_cache\", \"v_cache\", or the engine's own"]
     pub name: *const ::std::os::raw::c_char,
@@ -3008,6 +2967,7 @@ impl Default for bitnet_tensor_input {
 pub type bitnet_tensor_input_t = bitnet_tensor_input;
 #[doc = " One stage of consecutive token rows. Row r is `row_elements` elements at (const char *)data + r * row_stride."]
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_tensor_event {
     #[doc = " position: of row 0; row r is at position + r"]
     pub header: bitnet_event_t,
@@ -3318,6 +3278,7 @@ impl Default for bitnet_tensor_event {
 #[doc = " One stage of consecutive token rows. Row r is `row_elements` elements at (const char *)data + r * row_stride."]
 pub type bitnet_tensor_event_t = bitnet_tensor_event;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_run_end_event {
     pub header: bitnet_event_t,
     #[doc = " tensor events of this run"]
@@ -3408,19 +3369,11 @@ fn bindgen_test_layout_bitnet_run_end_event() {
     }
     test_field_n_tokens();
 }
-impl Default for bitnet_run_end_event {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_run_end_event_t = bitnet_run_end_event;
 #[doc = " What the host offers to a sink. Extensions are found by name; ask in open(), use in event()."]
 pub type bitnet_trace_host_t = bitnet_trace_host;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_trace_host {
     pub struct_size: u32,
     pub abi_version: u32,
@@ -3549,6 +3502,7 @@ impl Default for bitnet_trace_host {
     }
 }
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_ext_hash {
     pub struct_size: u32,
     pub reserved: u32,
@@ -3650,18 +3604,10 @@ fn bindgen_test_layout_bitnet_ext_hash() {
     }
     test_field_multiset();
 }
-impl Default for bitnet_ext_hash {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_ext_hash_t = bitnet_ext_hash;
 pub const BITNET_STATS_TOP: i32 = 8;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_stats {
     pub struct_size: u32,
     pub n_top: u32,
@@ -4012,17 +3958,9 @@ fn bindgen_test_layout_bitnet_stats() {
     }
     test_field_nonfinite_index();
 }
-impl Default for bitnet_stats {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_stats_t = bitnet_stats;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_ext_stats {
     pub struct_size: u32,
     pub reserved: u32,
@@ -4098,18 +4036,10 @@ fn bindgen_test_layout_bitnet_ext_stats() {
     }
     test_field_stats();
 }
-impl Default for bitnet_ext_stats {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_ext_stats_t = bitnet_ext_stats;
 pub const BITNET_SKETCH_BUCKETS: i32 = 64;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_ext_sketch {
     pub struct_size: u32,
     pub reserved: u32,
@@ -4186,17 +4116,9 @@ fn bindgen_test_layout_bitnet_ext_sketch() {
     }
     test_field_sketch();
 }
-impl Default for bitnet_ext_sketch {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_ext_sketch_t = bitnet_ext_sketch;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_ext_override {
     pub struct_size: u32,
     pub reserved: u32,
@@ -4276,17 +4198,9 @@ fn bindgen_test_layout_bitnet_ext_override() {
     }
     test_field_replace();
 }
-impl Default for bitnet_ext_override {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_ext_override_t = bitnet_ext_override;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_ext_lens {
     pub struct_size: u32,
     pub n_vocab: i32,
@@ -4397,17 +4311,9 @@ fn bindgen_test_layout_bitnet_ext_lens() {
     }
     test_field_logits();
 }
-impl Default for bitnet_ext_lens {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_ext_lens_t = bitnet_ext_lens;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_ext_reference {
     pub struct_size: u32,
     pub reserved: u32,
@@ -4512,17 +4418,9 @@ fn bindgen_test_layout_bitnet_ext_reference() {
     }
     test_field_logits();
 }
-impl Default for bitnet_ext_reference {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_ext_reference_t = bitnet_ext_reference;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_ext_stop {
     pub struct_size: u32,
     pub reserved: u32,
@@ -4599,18 +4497,10 @@ fn bindgen_test_layout_bitnet_ext_stop() {
     }
     test_field_stop();
 }
-impl Default for bitnet_ext_stop {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_ext_stop_t = bitnet_ext_stop;
 #[doc = " A sink: a static table of functions, called on the thread that evaluates, in order. Nothing may throw."]
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_trace_sink {
     pub struct_size: u32,
     #[doc = " BITNET_ABI_VERSION it was built with"]
@@ -4842,6 +4732,7 @@ extern "C" {
     ) -> bitnet_status_t;
 }
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_trace_stats {
     pub struct_size: u32,
     #[doc = " attached now"]
@@ -5018,6 +4909,7 @@ pub struct bitnet_trace {
 #[doc = " come. A NULL trace is a trace with nothing attached: every function accepts it and does nothing."]
 pub type bitnet_trace_t = bitnet_trace;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_trace_params {
     pub struct_size: u32,
     #[doc = " 0"]
@@ -5453,6 +5345,7 @@ extern "C" {
     ) -> bitnet_status_t;
 }
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_trace_tensor {
     pub struct_size: u32,
     #[doc = " BITNET_STAGE_..., companions too; 0: `name` says it"]
@@ -5813,6 +5706,7 @@ pub const BITNET_METRIC_FINITE: u32 = 2048;
 pub const BITNET_METRIC_ALL: u32 = 4095;
 #[doc = " Limits of a verdict. A value exactly at its limit passes."]
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_logits_limits {
     pub struct_size: u32,
     #[doc = " BITNET_METRIC_..., which of the limits below count; 0: all of preset \"bitnet\" instead"]
@@ -6160,15 +6054,6 @@ fn bindgen_test_layout_bitnet_logits_limits() {
     }
     test_field_reserved();
 }
-impl Default for bitnet_logits_limits {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 #[doc = " Limits of a verdict. A value exactly at its limit passes."]
 pub type bitnet_logits_limits_t = bitnet_logits_limits;
 extern "C" {
@@ -6186,6 +6071,7 @@ extern "C" {
 }
 #[doc = " One position. In an array every element has its struct_size set, all the same."]
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_logits_row {
     pub struct_size: u32,
     #[doc = " BITNET_METRIC_...: which of the fields below hold"]
@@ -6608,15 +6494,6 @@ fn bindgen_test_layout_bitnet_logits_row() {
     }
     test_field_top1_b();
 }
-impl Default for bitnet_logits_row {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 #[doc = " One position. In an array every element has its struct_size set, all the same."]
 pub type bitnet_logits_row_t = bitnet_logits_row;
 pub const BITNET_COMPARE_MATCH: i32 = 0;
@@ -6624,6 +6501,7 @@ pub const BITNET_COMPARE_DIVERGED: i32 = 1;
 #[doc = " no row, or nothing diverges but a row had no limit that could be judged"]
 pub const BITNET_COMPARE_NOTHING: i32 = 2;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_logits_summary {
     pub struct_size: u32,
     #[doc = " BITNET_COMPARE_..."]
@@ -6987,15 +6865,6 @@ fn bindgen_test_layout_bitnet_logits_summary() {
     }
     test_field_top_k_mean();
 }
-impl Default for bitnet_logits_summary {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_logits_summary_t = bitnet_logits_summary;
 extern "C" {
     #[doc = " Compares `n_rows` rows of `n_vocab` >= 1 floats each, one after another on either side. limits NULL: preset \"bitnet\". `rows`"]
@@ -7008,6 +6877,18 @@ extern "C" {
         limits: *const bitnet_logits_limits_t,
         rows: *mut bitnet_logits_row_t,
         summary: *mut bitnet_logits_summary_t,
+    ) -> bitnet_status_t;
+}
+extern "C" {
+    #[doc = " out[j] = log softmax(row j)[tokens[j]], natural log, in double, as bitnet_token_logprobs, for `n_rows` rows of `n_vocab` >= 1"]
+    #[doc = " floats of any engine. NaN for a row with NaN or +Inf, or of -Inf alone. INVALID when a token is not in 0..n_vocab-1. Any"]
+    #[doc = " thread."]
+    pub fn bitnet_logprobs(
+        logits: *const f32,
+        n_rows: usize,
+        n_vocab: usize,
+        tokens: *const i32,
+        out: *mut f64,
     ) -> bitnet_status_t;
 }
 extern "C" {
@@ -7047,6 +6928,7 @@ extern "C" {
 }
 pub const BITNET_OPERATION_INPUTS: i32 = 3;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_operation {
     pub struct_size: u32,
     #[doc = " what it computes, companions included"]
@@ -7231,15 +7113,6 @@ fn bindgen_test_layout_bitnet_operation() {
     }
     test_field_input_layer();
 }
-impl Default for bitnet_operation {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 pub type bitnet_operation_t = bitnet_operation;
 extern "C" {
     #[doc = " Every operation of the model in execution order, each layer's own."]
@@ -7254,6 +7127,7 @@ extern "C" {
 }
 #[doc = " Recorded rows of one stage. Row r is `row_elements` elements at (const char *)data + r * row_stride, of any alignment."]
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_rows {
     #[doc = " BITNET_STAGE_..., companions included; 0: token ids"]
     pub stage: i32,
@@ -7392,6 +7266,7 @@ impl Default for bitnet_rows {
 #[doc = " Recorded rows of one stage. Row r is `row_elements` elements at (const char *)data + r * row_stride, of any alignment."]
 pub type bitnet_rows_t = bitnet_rows;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct bitnet_replay_params {
     pub struct_size: u32,
     #[doc = " the operation: BITNET_STAGE_..., companions included"]
@@ -7542,4 +7417,160 @@ extern "C" {
         out: *mut ::std::os::raw::c_void,
         n: *mut usize,
     ) -> bitnet_status_t;
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct bitnet_params {
+    #[doc = " positions; 0: the model's n_ctx_train"]
+    pub n_ctx: i32,
+    #[doc = " 0: the processors this process may run on"]
+    pub n_threads: i32,
+    #[doc = " not used: this interface only decodes greedily"]
+    pub seed: i32,
+    #[doc = " not used: the model file says it"]
+    pub rope_freq: f32,
+}
+#[test]
+fn bindgen_test_layout_bitnet_params() {
+    assert_eq!(
+        ::std::mem::size_of::<bitnet_params>(),
+        16usize,
+        concat!("Size of: ", stringify!(bitnet_params))
+    );
+    assert_eq!(
+        ::std::mem::align_of::<bitnet_params>(),
+        4usize,
+        concat!("Alignment of ", stringify!(bitnet_params))
+    );
+    fn test_field_n_ctx() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_params>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).n_ctx) as usize - ptr as usize
+            },
+            0usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_params),
+                "::",
+                stringify!(n_ctx)
+            )
+        );
+    }
+    test_field_n_ctx();
+    fn test_field_n_threads() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_params>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).n_threads) as usize - ptr as usize
+            },
+            4usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_params),
+                "::",
+                stringify!(n_threads)
+            )
+        );
+    }
+    test_field_n_threads();
+    fn test_field_seed() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_params>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).seed) as usize - ptr as usize
+            },
+            8usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_params),
+                "::",
+                stringify!(seed)
+            )
+        );
+    }
+    test_field_seed();
+    fn test_field_rope_freq() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_params>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).rope_freq) as usize - ptr as usize
+            },
+            12usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_params),
+                "::",
+                stringify!(rope_freq)
+            )
+        );
+    }
+    test_field_rope_freq();
+}
+pub type bitnet_params_t = bitnet_params;
+extern "C" {
+    #[doc = " bitnet_load without parameters; NULL on failure."]
+    pub fn bitnet_model_new_from_file(path: *const ::std::os::raw::c_char) -> *mut bitnet_model_t;
+}
+extern "C" {
+    #[doc = " NULL on failure, also when `params` is NULL. The context keeps its model alive."]
+    pub fn bitnet_context_new(
+        model: *mut bitnet_model_t,
+        params: *const bitnet_params_t,
+    ) -> *mut bitnet_ctx_t;
+}
+extern "C" {
+    #[doc = " Number of tokens written. `out` NULL or `cap` 0: the number needed, nothing is written. -1: an argument is wrong, -2: `cap` is"]
+    #[doc = " too small (nothing is written), -4: internal. `add_bos` begins with the BOS token whatever the file's preference is."]
+    pub fn bitnet_tokenize(
+        model: *mut bitnet_model_t,
+        text: *const ::std::os::raw::c_char,
+        add_bos: ::std::os::raw::c_int,
+        parse_special: ::std::os::raw::c_int,
+        out: *mut i32,
+        cap: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
+}
+extern "C" {
+    #[doc = " Forgets what the context holds, evaluates `n` tokens from position 0, and writes the logits of the last one, n_vocab floats."]
+    #[doc = " 0, or -1: an argument is wrong, -2: the evaluation failed (a token out of range, more than the context holds), -3: there are"]
+    #[doc = " no logits, -4: `cap` is less than n_vocab, -5: internal. A failure on an argument, a token or a size changes nothing."]
+    pub fn bitnet_eval(
+        ctx: *mut bitnet_ctx_t,
+        tokens: *const i32,
+        n: ::std::os::raw::c_int,
+        logits: *mut f32,
+        cap: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
+}
+extern "C" {
+    #[doc = " The same without the logits: 0, -1, -2 or -5."]
+    pub fn bitnet_prefill(
+        ctx: *mut bitnet_ctx_t,
+        tokens: *const i32,
+        n: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
+}
+extern "C" {
+    #[doc = " -1 for NULL."]
+    pub fn bitnet_vocab_size(ctx: *mut bitnet_ctx_t) -> ::std::os::raw::c_int;
+}
+extern "C" {
+    #[doc = " Continues greedily from the last evaluation, ties to the lowest id, until `max` tokens or one that equals `eos` or `eot` (-1:"]
+    #[doc = " none). Returns the number of tokens written to `out`, the end token included. Every token but an end token is evaluated, so"]
+    #[doc = " that the next call goes on from there. -1: an argument is wrong, -2: nothing was evaluated before, -3: an evaluation failed (the"]
+    #[doc = " context is full), -5: more than `cap` tokens; after -3 and -5 the tokens so far are written and evaluated. `model`: not NULL."]
+    pub fn bitnet_decode_greedy(
+        model: *mut bitnet_model_t,
+        ctx: *mut bitnet_ctx_t,
+        eos: ::std::os::raw::c_int,
+        eot: ::std::os::raw::c_int,
+        max: ::std::os::raw::c_int,
+        out: *mut ::std::os::raw::c_int,
+        cap: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
 }

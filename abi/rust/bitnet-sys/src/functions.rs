@@ -79,6 +79,7 @@ functions! {
     fn bitnet_compare_preset_name(index: i32) -> *const ::std::os::raw::c_char;
     fn bitnet_compare_preset(name: *const ::std::os::raw::c_char, out: *mut bitnet_logits_limits_t) -> bitnet_status_t;
     fn bitnet_compare_logits(a: *const f32, b: *const f32, n_rows: usize, n_vocab: usize, limits: *const bitnet_logits_limits_t, rows: *mut bitnet_logits_row_t, summary: *mut bitnet_logits_summary_t) -> bitnet_status_t;
+    fn bitnet_logprobs(logits: *const f32, n_rows: usize, n_vocab: usize, tokens: *const i32, out: *mut f64) -> bitnet_status_t;
     fn bitnet_compare_rows(rows: *mut bitnet_logits_row_t, n_rows: usize, limits: *const bitnet_logits_limits_t, summary: *mut bitnet_logits_summary_t) -> bitnet_status_t;
     fn bitnet_replay_create(model: *const bitnet_model_t, semantics: *const ::std::os::raw::c_char, out: *mut *mut bitnet_replay_t) -> bitnet_status_t;
     fn bitnet_replay_free(replay: *mut bitnet_replay_t);
@@ -86,4 +87,11 @@ functions! {
     fn bitnet_replay_operation_count(replay: *const bitnet_replay_t) -> usize;
     fn bitnet_replay_operation(replay: *const bitnet_replay_t, index: usize, out: *mut bitnet_operation_t) -> bitnet_status_t;
     fn bitnet_replay_run(replay: *mut bitnet_replay_t, params: *const bitnet_replay_params_t, out: *mut ::std::os::raw::c_void, n: *mut usize) -> bitnet_status_t;
+    fn bitnet_model_new_from_file(path: *const ::std::os::raw::c_char) -> *mut bitnet_model_t;
+    fn bitnet_context_new(model: *mut bitnet_model_t, params: *const bitnet_params_t) -> *mut bitnet_ctx_t;
+    fn bitnet_tokenize(model: *mut bitnet_model_t, text: *const ::std::os::raw::c_char, add_bos: ::std::os::raw::c_int, parse_special: ::std::os::raw::c_int, out: *mut i32, cap: ::std::os::raw::c_int) -> ::std::os::raw::c_int;
+    fn bitnet_eval(ctx: *mut bitnet_ctx_t, tokens: *const i32, n: ::std::os::raw::c_int, logits: *mut f32, cap: ::std::os::raw::c_int) -> ::std::os::raw::c_int;
+    fn bitnet_prefill(ctx: *mut bitnet_ctx_t, tokens: *const i32, n: ::std::os::raw::c_int) -> ::std::os::raw::c_int;
+    fn bitnet_vocab_size(ctx: *mut bitnet_ctx_t) -> ::std::os::raw::c_int;
+    fn bitnet_decode_greedy(model: *mut bitnet_model_t, ctx: *mut bitnet_ctx_t, eos: ::std::os::raw::c_int, eot: ::std::os::raw::c_int, max: ::std::os::raw::c_int, out: *mut ::std::os::raw::c_int, cap: ::std::os::raw::c_int) -> ::std::os::raw::c_int;
 }

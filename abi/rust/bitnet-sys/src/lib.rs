@@ -21,15 +21,17 @@
 //! ```
 
 #[allow(non_camel_case_types, clippy::all, rustdoc::all)]
+#[cfg_attr(feature = "runtime-loading", allow(dead_code))] // the functions to link
 mod bindings {
     include!("bindings.rs");
 }
 pub use bindings::*;
 
 #[cfg(feature = "runtime-loading")]
+#[macro_use]
 mod loading;
-// Explicit names go before those of the glob above: the functions called are the loaded ones.
-#[cfg(feature = "runtime-loading")]
-pub use loading::functions::*;
 #[cfg(feature = "runtime-loading")]
 pub use loading::{load, loaded_path, LoadError};
+// Items of this module go before those of the glob above: the functions called are the loaded ones.
+#[cfg(feature = "runtime-loading")]
+include!("functions.rs");

@@ -38,7 +38,7 @@ impl std::error::Error for LoadError {}
 /// The functions of a library that is never closed.
 struct Table {
     path: PathBuf,
-    functions: functions::Pointers,
+    functions: crate::Pointers,
 }
 
 static TABLE: AtomicPtr<Table> = AtomicPtr::new(ptr::null_mut());
@@ -82,7 +82,7 @@ pub fn loaded_path() -> Option<&'static Path> {
     loaded().map(|table| table.path.as_path())
 }
 
-fn table() -> &'static functions::Pointers {
+pub(crate) fn table() -> &'static crate::Pointers {
     if loaded().is_none() {
         if let Err(error) = load(None) {
             panic!("{error}");
@@ -91,17 +91,17 @@ fn table() -> &'static functions::Pointers {
     &loaded().expect("load has published a table").functions
 }
 
-fn open(path: &OsStr) -> Result<functions::Pointers, LoadError> {
+fn open(path: &OsStr) -> Result<crate::Pointers, LoadError> {
     let shown = Path::new(path).display();
-    let c_path =
-        CString::new(path.as_bytes()).map_err(|_| LoadError(format!("{shown:?}: expected a path without a NUL byte")))?;
+    let c_path = CString::new(path.as_bytes())
+        .map_err(|_| LoadError(format!("{shown:?}: expected a path without a NUL byte")))?;
     // Runs the library's initialisers, which do nothing but set up its own variables.
     let handle = unsafe { dlopen(c_path.as_ptr(), RTLD_NOW | RTLD_LOCAL) };
     if handle.is_null() {
         return Err(LoadError(last_dl_error().unwrap_or_else(|| format!("{shown}: dlopen failed"))));
     }
     let found = check_version(handle, &shown).and_then(|()| {
-        functions::Pointers::look_up(|name| unsafe { dlsym(handle, name.as_ptr().cast()) })
+        crate::Pointers::look_up(|name| unsafe { dlsym(handle, name.as_ptr().cast()) })
             .map_err(|name| LoadError(format!("{shown}: has no function {name}: expected all of bitnet_c.h")))
     });
     if found.is_err() {
@@ -134,13 +134,13 @@ fn last_dl_error() -> Option<String> {
 /// From `fn name(argument: Type) -> Result;` lines: the table of pointers, and functions that call through it.
 macro_rules! functions {
     ($(fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)?;)*) => {
-        pub(super) struct Pointers {
+        pub(crate) struct Pointers {
             $($name: unsafe extern "C" fn($($kind),*) $(-> $result)?,)*
         }
 
         impl Pointers {
             /// `find` gives the address of a NUL-terminated name, or NULL. Errors: the first name that was not found.
-            pub(super) fn look_up(find: impl Fn(&[u8]) -> *mut c_void) -> Result<Self, &'static str> {
+            pub(crate) fn look_up(find: impl Fn(&[u8]) -> *mut ::std::os::raw::c_void) -> Result<Self, &'static str> {
                 Ok(Pointers {
                     $($name: {
                         let address = find(concat!(stringify!($name), "\0").as_bytes());
@@ -148,7 +148,7 @@ macro_rules! functions {
                             return Err(stringify!($name));
                         }
                         // The type is the header's, whose ABI version was compared.
-                        unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($kind),*) $(-> $result)?>(address) }
+                        unsafe { ::std::mem::transmute::<*mut ::std::os::raw::c_void, unsafe extern "C" fn($($kind),*) $(-> $result)?>(address) }
                     },)*
                 })
             }
@@ -164,17 +164,10 @@ macro_rules! functions {
             /// # Panics
             ///
             /// When the library is not loaded yet and cannot be.
+            #[allow(clippy::too_many_arguments)]
             pub unsafe fn $name($($argument: $kind),*) $(-> $result)? {
-                (super::table().$name)($($argument),*)
+                (loading::table().$name)($($argument),*)
             }
         )*
     };
-}
-
-#[allow(clippy::too_many_arguments)]
-pub mod functions {
-    use super::c_void;
-    use crate::bindings::*;
-
-    include!("functions.rs");
 }

@@ -147,12 +147,28 @@ pub fn compare_logits(reference: &[f32], other: &[f32], n_vocab: usize, limits: 
     }
     let row = LogitsRow { struct_size: mem::size_of::<LogitsRow>() as u32, ..Default::default() };
     let mut rows = vec![row; reference.len() / n_vocab];
-    let mut summary =
-        LogitsSummary { struct_size: mem::size_of::<LogitsSummary>() as u32, ..Default::default() };
+    let mut summary = LogitsSummary { struct_size: mem::size_of::<LogitsSummary>() as u32, ..Default::default() };
     let (n_rows, limits) = (rows.len(), ptr::addr_of!(limits.0));
     check(unsafe {
         let rows = rows.as_mut_ptr();
         sys::bitnet_compare_logits(reference.as_ptr(), other.as_ptr(), n_rows, n_vocab, limits, rows, &mut summary)
     })?;
     Ok(Comparison { rows, summary })
+}
+
+/// Natural logarithm of the probability of `tokens[j]` in row j of any engine's logits, `n_vocab` floats each; NaN for a row with NaN
+/// or +Inf. The same numbers as [`Context::log_probabilities`](crate::Context::log_probabilities).
+///
+/// # Errors
+///
+/// `Invalid`: not one token for each row, or one out of range.
+pub fn log_probabilities(logits: &[f32], n_vocab: usize, tokens: &[i32]) -> Result<Vec<f64>> {
+    library::ready()?;
+    if tokens.len().checked_mul(n_vocab) != Some(logits.len()) {
+        let (n, rows) = (logits.len(), tokens.len());
+        return Err(Error::Invalid(format!("{n} logits: expected {rows} rows of {n_vocab}, one for each token")));
+    }
+    let mut out = vec![0.0; tokens.len()];
+    check(unsafe { sys::bitnet_logprobs(logits.as_ptr(), tokens.len(), n_vocab, tokens.as_ptr(), out.as_mut_ptr()) })?;
+    Ok(out)
 }

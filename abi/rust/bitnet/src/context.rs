@@ -227,8 +227,7 @@ impl Context {
 
     /// How often the certified head was enough; zero in contexts without one.
     pub fn head_stats(&self) -> Result<HeadStats> {
-        let mut stats =
-            HeadStats { struct_size: mem::size_of::<HeadStats>() as u32, ..Default::default() };
+        let mut stats = HeadStats { struct_size: mem::size_of::<HeadStats>() as u32, ..Default::default() };
         check(unsafe { sys::bitnet_context_get_head_stats(self.raw(), &mut stats) })?;
         Ok(stats)
     }

@@ -342,7 +342,9 @@ impl<'a> TensorEvent<'a> {
     /// The sink is not [`overriding`](crate::Sink::overriding), there is no such row, or its elements are another number.
     pub fn replace(&self, row: u32, values: &[f32]) -> std::result::Result<(), String> {
         if self.services.replace.is_null() {
-            return Err("values cannot be replaced: expected a sink made with overriding(), on an engine of the library".into());
+            return Err(
+                "values cannot be replaced: expected a sink made with overriding(), on an engine of the library".into(),
+            );
         }
         if row >= self.raw.n_rows || values.len() as u64 != self.raw.row_elements {
             return Err(format!(

@@ -45,15 +45,13 @@ pub struct Generated {
     pub cancelled: bool,
 }
 
-struct OnToken<'a> {
-    closure: &'a mut dyn FnMut(i32, Option<&[f32]>) -> ControlFlow<()>,
-}
+type OnToken<'a> = &'a mut dyn FnMut(i32, Option<&[f32]>) -> ControlFlow<()>;
 
 unsafe extern "C" fn on_token(user: *mut c_void, token: i32, logits: *const f32, n_vocab: i32) -> i32 {
     panics::catch(1, || {
         let logits = (!logits.is_null()).then(|| slice::from_raw_parts(logits, n_vocab as usize));
-        let on_token = &mut *user.cast::<OnToken<'_>>();
-        (on_token.closure)(token, logits).is_break() as i32
+        let closure = &mut *user.cast::<OnToken<'_>>();
+        closure(token, logits).is_break() as i32
     })
 }
 
@@ -91,10 +89,13 @@ impl Context {
         options: &GenerateOptions,
         mut closure: impl FnMut(i32, Option<&[f32]>) -> ControlFlow<()>,
     ) -> Result<Generated> {
-        let strings: Vec<CString> =
-            options.stop_strings.iter().map(|text| text::c_string("stop string", text.as_str())).collect::<Result<_>>()?;
+        let strings: Vec<CString> = options
+            .stop_strings
+            .iter()
+            .map(|text| text::c_string("stop string", text.as_str()))
+            .collect::<Result<_>>()?;
         let pointers: Vec<_> = strings.iter().map(|text| text.as_ptr()).collect();
-        let mut user = OnToken { closure: &mut closure };
+        let mut user: OnToken<'_> = &mut closure;
         let params = sys::bitnet_generate_params_t {
             struct_size: mem::size_of::<sys::bitnet_generate_params_t>() as u32,
             max_tokens: options.max_tokens,

@@ -82,14 +82,14 @@ mod trace;
 
 pub use bitnet_sys as sys;
 
-pub use compare::{compare_logits, Comparison, Limits, LogitsRow, LogitsSummary, Verdict};
+pub use compare::{compare_logits, log_probabilities, Comparison, Limits, LogitsRow, LogitsSummary, Verdict};
 pub use context::{Context, ContextOptions, Eval, Head, HeadStats, Keep, KvType};
 pub use error::{Error, Result};
 pub use event::{Event, EventKind, KvEvent, RunBeginEvent, RunEndEvent, Stats, StepEvent, TensorEvent};
 pub use generate::{GenerateOptions, Generated};
-pub use library::{abi_version, blake3, instruction_sets, set_log, version, InstructionSet, LogLevel};
 #[cfg(feature = "runtime-loading")]
 pub use library::load_library;
+pub use library::{abi_version, blake3, instruction_sets, set_log, version, InstructionSet, LogLevel};
 pub use logits::TopLogit;
 pub use model::{Key, LoadOptions, Model, ModelInfo, Tensor};
 pub use replay::{Operation, OperationInput, Replay, Rows, Values};

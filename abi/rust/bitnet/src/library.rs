@@ -63,7 +63,8 @@ pub fn instruction_sets() -> Vec<InstructionSet> {
 /// BLAKE3 of any bytes as 64 hex digits: the hash of models, and of a trace's rows.
 pub fn blake3(data: &[u8]) -> Result<String> {
     ready()?;
-    let hash = text::sized_text(|out, n| unsafe { sys::bitnet_blake3(text::data_of(data).cast(), data.len(), out, n) })?;
+    let hash =
+        text::sized_text(|out, n| unsafe { sys::bitnet_blake3(text::data_of(data).cast(), data.len(), out, n) })?;
     Ok(String::from_utf8_lossy(&hash).into_owned())
 }
 

@@ -203,7 +203,9 @@ impl Model {
     /// A key's value as text: scalars plainly, arrays as "\[1, 2, ...\]" of at most `max_items` items (0: all). None: no such key.
     pub fn key_text(&self, name: &str, max_items: u64) -> Result<Option<String>> {
         let count = unsafe { sys::bitnet_model_key_count(self.raw()) };
-        let is_it = |index: &usize| text::bytes(unsafe { sys::bitnet_model_key_name(self.raw(), *index) }) == Some(name.as_bytes());
+        let is_it = |index: &usize| {
+            text::bytes(unsafe { sys::bitnet_model_key_name(self.raw(), *index) }) == Some(name.as_bytes())
+        };
         let index = match (0..count).find(is_it) {
             Some(index) => index,
             None => return Ok(None),

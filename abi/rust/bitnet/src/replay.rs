@@ -123,28 +123,34 @@ impl Replay {
     ///
     /// # Errors
     ///
-    /// `Invalid`: an input is missing, given twice, not one of the operation's, or of another size or type.
+    /// `Invalid`: an input is missing, given twice, not one of the operation's, or of another size or type; a row has no position.
     pub fn run(&mut self, operation: &Operation, inputs: &[Rows<'_>], positions: Option<&[i32]>) -> Result<Values> {
         let rows = inputs.iter().map(rows_of).collect::<Result<Vec<_>>>()?;
-        if let (Some(positions), Some(most)) = (positions, inputs.iter().map(|input| input.n_rows).max()) {
-            // The library takes as many positions as there are rows to compute.
-            if positions.len() < most {
-                return Err(Error::Invalid(format!("{} positions: expected one for each of {most} rows", positions.len())));
-            }
-        }
+        // One position for each row that can be asked for, so that the library reads no further; it refuses the -1.
+        let most = inputs.iter().map(|input| input.n_rows).max().unwrap_or(0);
+        let positions = positions.map(|given| {
+            let missing = std::iter::repeat(-1).take(most.saturating_sub(given.len()));
+            given.iter().copied().chain(missing).collect::<Vec<i32>>()
+        });
         let params = sys::bitnet_replay_params_t {
             struct_size: mem::size_of::<sys::bitnet_replay_params_t>() as u32,
             stage: operation.stage.0,
             layer: operation.layer.map_or(-1, |layer| i32::try_from(layer).unwrap_or(i32::MAX)),
             n_inputs: rows.len() as u32,
             inputs: text::data_of(&rows),
-            positions: positions.map_or(ptr::null(), <[i32]>::as_ptr),
+            positions: positions.as_ref().map_or(ptr::null(), |positions| positions.as_ptr()),
         };
         let raw = self.raw.as_ptr();
         Ok(match operation.dtype {
-            Dtype::I8 => Values::I8(text::sized(|out: *mut i8, n| unsafe { sys::bitnet_replay_run(raw, &params, out.cast(), n) })?),
-            Dtype::I32 => Values::I32(text::sized(|out: *mut i32, n| unsafe { sys::bitnet_replay_run(raw, &params, out.cast(), n) })?),
-            _ => Values::F32(text::sized(|out: *mut f32, n| unsafe { sys::bitnet_replay_run(raw, &params, out.cast(), n) })?),
+            Dtype::I8 => Values::I8(text::sized(|out: *mut i8, n| unsafe {
+                sys::bitnet_replay_run(raw, &params, out.cast(), n)
+            })?),
+            Dtype::I32 => Values::I32(text::sized(|out: *mut i32, n| unsafe {
+                sys::bitnet_replay_run(raw, &params, out.cast(), n)
+            })?),
+            _ => Values::F32(text::sized(|out: *mut f32, n| unsafe {
+                sys::bitnet_replay_run(raw, &params, out.cast(), n)
+            })?),
         })
     }
 }

@@ -9,9 +9,8 @@ use crate::sys;
 
 /// A text for C. `what` names it in the error for a NUL inside.
 pub(crate) fn c_string(what: &str, text: impl Into<Vec<u8>>) -> Result<CString> {
-    CString::new(text).map_err(|error| {
-        Error::Invalid(format!("{what} has a NUL byte at {}: expected none", error.nul_position()))
-    })
+    CString::new(text)
+        .map_err(|error| Error::Invalid(format!("{what} has a NUL byte at {}: expected none", error.nul_position())))
 }
 
 /// The same for a text that may be absent; keep it alive while `pointer_to` its content is used.

@@ -249,7 +249,8 @@ impl Trace {
             ("isa", options.isa),
             ("kv type", options.kv_type),
         ];
-        let texts: Vec<CString> = texts.iter().map(|(what, text)| text::c_string(what, *text)).collect::<Result<_>>()?;
+        let texts: Vec<CString> =
+            texts.iter().map(|(what, text)| text::c_string(what, *text)).collect::<Result<_>>()?;
         let plugins = text::optional("plugins", options.plugins)?;
         let selection = text::optional("selection", options.selection)?;
         let params = sys::bitnet_trace_params_t {
@@ -344,8 +345,12 @@ impl Trace {
         let n_rows = tensor.data.rows(shown, tensor.shape)?;
         let names: Vec<CString> =
             tensor.inputs.iter().map(|input| text::c_string("input name", input.name)).collect::<Result<_>>()?;
-        let inputs: Vec<sys::bitnet_tensor_input_t> =
-            tensor.inputs.iter().zip(&names).map(|(input, name)| input_of(input, n_rows, name)).collect::<Result<_>>()?;
+        let inputs: Vec<sys::bitnet_tensor_input_t> = tensor
+            .inputs
+            .iter()
+            .zip(&names)
+            .map(|(input, name)| input_of(input, n_rows, name))
+            .collect::<Result<_>>()?;
         let raw = sys::bitnet_trace_tensor_t {
             struct_size: mem::size_of::<sys::bitnet_trace_tensor_t>() as u32,
             stage: tensor.stage.0,
