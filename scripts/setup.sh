@@ -10,6 +10,8 @@ packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-b
           libsimdjson-dev libzstd-dev rapidjson-dev libgtest-dev python3"
 if [ "${1:-}" = tests ]; then
     packages="$packages b3sum jq libbenchmark-dev valgrind strace"
+    # The Rust crates: the oldest toolchain that they promise, whatever else there is, and what makes their bindings.
+    packages="$packages rustc cargo rustfmt bindgen libclang1-14 libclang-common-14-dev"
     # A cluster of one node, which the test of the sweeps starts for itself.
     packages="$packages munge slurm-client slurmctld slurmd"
     # The AArch64 library is built and run here too.

@@ -33,10 +33,16 @@ fn link_in(folder: &str) -> Result<(), String> {
         return Err(format!("BITNET_LIB_DIR is '{folder}': expected a folder with libbitnet.so"));
     }
     println!("cargo:rerun-if-changed={}", library.display());
-    println!("cargo:rustc-link-search=native={folder}");
+    search_in(folder);
     println!("cargo:rustc-link-lib=dylib=bitnet");
-    println!("cargo:lib_dir={folder}"); // DEP_BITNET_LIB_DIR for the build scripts of crates that use this one
     Ok(())
+}
+
+fn search_in(folder: &str) {
+    println!("cargo:rustc-link-search=native={folder}");
+    // The run path of this crate's own tests; other crates choose for themselves, and get DEP_BITNET_LIB_DIR for it.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{folder}");
+    println!("cargo:lib_dir={folder}");
 }
 
 fn link_as_pkg_config_says() -> Result<(), String> {
@@ -59,8 +65,7 @@ fn link_as_pkg_config_says() -> Result<(), String> {
     let flags = String::from_utf8_lossy(&done.stdout).into_owned();
     for flag in flags.split_whitespace() {
         if let Some(folder) = flag.strip_prefix("-L") {
-            println!("cargo:rustc-link-search=native={folder}");
-            println!("cargo:lib_dir={folder}");
+            search_in(folder);
         } else if let Some(library) = flag.strip_prefix("-l") {
             println!("cargo:rustc-link-lib={library}");
         }

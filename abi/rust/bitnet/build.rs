@@ -1,4 +1,4 @@
-//! Lets this crate's own tests and examples find the library that BITNET_LIB_DIR or pkg-config named. What a program that
+//! A run path, so that this crate's own tests and examples find the library that BITNET_LIB_DIR or pkg-config named. What a program that
 //! uses the crate finds at run time is that program's own choice.
 
 fn main() {
