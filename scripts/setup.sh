@@ -9,8 +9,8 @@ deps="$root/build/deps"
 packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-blake3-dev libcli11-dev nlohmann-json3-dev
           libsimdjson-dev libzstd-dev rapidjson-dev libgtest-dev python3"
 if [ "${1:-}" = tests ]; then
-    packages="$packages b3sum jq libbenchmark-dev valgrind strace"
-    # The Rust crates: the oldest toolchain that they promise, whatever else there is, and what makes their bindings.
+    packages="$packages abigail-tools b3sum jq libbenchmark-dev valgrind strace"
+    # Rust: the oldest toolchain that the crates promise, whatever else there is, and what makes their bindings.
     packages="$packages rustc cargo rustfmt bindgen libclang1-14 libclang-common-14-dev"
     # A cluster of one node, which the test of the sweeps starts for itself.
     packages="$packages munge slurm-client slurmctld slurmd"
