@@ -56,11 +56,11 @@ class Crates(unittest.TestCase):
         cls.scratch.cleanup()
 
     def environment(self, toolchain, name="rust", linked=True, **more):
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("BITNET_", "CARGO_", "RUST"))}
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("BITNET_", "CARGO_", "RUST", "LD_"))}
         env |= toolchain | {"CARGO_TARGET_DIR": str(BUILD / name), "CARGO_NET_OFFLINE": "true", "CARGO_INCREMENTAL": "0",
                             "CARGO_PROFILE_DEV_DEBUG": "0", "CARGO_TERM_COLOR": "never"}
-        if linked:  # tests and examples have a run path, doc tests have none
-            env |= {"BITNET_LIB_DIR": str(self.library), "LD_LIBRARY_PATH": str(self.library)}
+        if linked:
+            env["BITNET_LIB_DIR"] = str(self.library)  # the crates' own programs have a run path
         return env | more
 
     def passed(self, output):
@@ -98,8 +98,7 @@ class Crates(unittest.TestCase):
     def examples(self, programs):
         logits, silu = self.folder / "logits.f32", ["--as", "activation=silu"]
         crossval = [programs / "crossval", DEMO, "--prompt", "12+30="]
-        env = self.environment({})  # of PATH; the run path finds the library
-        del env["LD_LIBRARY_PATH"]
+        env = self.environment({})
         self.assertRegex(run(*crossval, *silu, "--save", logits, code=1, env=env), r"diverged: \d of \d positions, first at \d")
         self.assertIn("match: 7 positions, least cosine 1.0", run(*crossval, "--candidate", logits, env=env))
         array = self.folder / "logits.npy"  # numpy's format, version 1.0
@@ -157,7 +156,8 @@ class Crates(unittest.TestCase):
             return run(script, code=code, env=env)
 
         out = probe(0, BITNET_LIB_DIR=self.library)
-        self.assertIn(f"cargo:rustc-link-search=native={self.library}\ncargo:rustc-link-lib=dylib=bitnet", out)
+        for line in (f"rustc-link-search=native={self.library}", "rustc-link-lib=dylib=bitnet", f"lib_dir={self.library}"):
+            self.assertIn(f"cargo:{line}\n", out)
         self.assertIn("expected a folder with libbitnet.so", probe(1, BITNET_LIB_DIR=self.folder))
         empty = self.folder / "empty"
         empty.mkdir()

@@ -83,10 +83,11 @@ pub struct Eval<'a> {
 }
 
 unsafe extern "C" fn on_cancel(user: *mut c_void) -> i32 {
-    panics::catch(1, || {
+    panics::catch(|| {
         let cancel = &mut *user.cast::<&mut dyn FnMut() -> bool>();
         cancel() as i32
     })
+    .unwrap_or(1)
 }
 
 impl Context {

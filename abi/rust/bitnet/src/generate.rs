@@ -48,11 +48,12 @@ pub struct Generated {
 type OnToken<'a> = &'a mut dyn FnMut(i32, Option<&[f32]>) -> ControlFlow<()>;
 
 unsafe extern "C" fn on_token(user: *mut c_void, token: i32, logits: *const f32, n_vocab: i32) -> i32 {
-    panics::catch(1, || {
+    panics::catch(|| {
         let logits = (!logits.is_null()).then(|| slice::from_raw_parts(logits, n_vocab as usize));
         let closure = &mut *user.cast::<OnToken<'_>>();
         closure(token, logits).is_break() as i32
     })
+    .unwrap_or(1)
 }
 
 impl Context {

@@ -95,7 +95,7 @@ pub fn set_log(log: Option<Log>) -> Result<()> {
 }
 
 unsafe extern "C" fn on_log(_user: *mut c_void, level: i32, line: *const c_char) {
-    panics::catch((), || {
+    panics::catch(|| {
         let level = match level {
             sys::BITNET_LOG_ERROR => LogLevel::Error,
             sys::BITNET_LOG_WARN => LogLevel::Warn,

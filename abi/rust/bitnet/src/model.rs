@@ -68,10 +68,11 @@ pub struct Tensor {
 }
 
 unsafe extern "C" fn on_progress(user: *mut c_void, done: u64, total: u64) -> i32 {
-    panics::catch(1, || {
+    panics::catch(|| {
         let progress = &mut *user.cast::<&mut dyn FnMut(u64, u64) -> ControlFlow<()>>();
         progress(done, total).is_break() as i32
     })
+    .unwrap_or(1)
 }
 
 impl Model {

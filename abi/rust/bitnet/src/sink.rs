@@ -156,7 +156,7 @@ unsafe extern "C" fn on_open(
     host: *const sys::bitnet_trace_host_t,
     _config: *const c_char,
 ) -> sys::bitnet_status_t {
-    panics::catch(sys::BITNET_E_USER, || {
+    panics::catch(|| {
         let sink = attached(*state);
         let services = Services::of(host, sink.overriding);
         if let Some(state) = sink.state.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -164,11 +164,12 @@ unsafe extern "C" fn on_open(
         }
         sys::BITNET_OK
     })
+    .unwrap_or(sys::BITNET_E_USER)
 }
 
 unsafe extern "C" fn on_event(state: *mut c_void, event: *const sys::bitnet_event_t) -> sys::bitnet_status_t {
     let mut services = None;
-    let status = panics::catch(sys::BITNET_E_USER, || {
+    let outcome = panics::catch(|| {
         // Events come one after another; the closure itself has no way to cause one.
         let mut locked = match attached(state).state.try_lock() {
             Ok(locked) => locked,
@@ -190,14 +191,16 @@ unsafe extern "C" fn on_event(state: *mut c_void, event: *const sys::bitnet_even
         }
         sys::BITNET_OK
     });
-    if let (Some(services), true) = (services, panics::caught()) {
-        services.log(sys::BITNET_LOG_ERROR, "the closure panicked");
-    }
-    status
+    outcome.unwrap_or_else(|| {
+        if let Some(services) = services {
+            services.log(sys::BITNET_LOG_ERROR, "the closure panicked");
+        }
+        sys::BITNET_E_USER
+    })
 }
 
 unsafe extern "C" fn on_close(state: *mut c_void) {
-    panics::catch((), || {
+    panics::catch(|| {
         let state = attached(state).state.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(state);
     });

@@ -68,6 +68,24 @@ fn of_sinks() {
     assert_eq!((stats.n_sinks, stats.n_failures), (0, 1));
     assert!(stats.last_failure.contains("the closure panicked"), "{}", stats.last_failure);
     ctx.eval(&TOKENS).unwrap();
+
+    // Of several, the first goes on. Sinks beside them are untouched, also when they use the crate themselves, and one that fails
+    // in order has its own reason.
+    panicking(&mut ctx);
+    panicking(&mut ctx);
+    let mut other = context(&model);
+    ctx.attach(Sink::new(move |event| {
+        if let Event::StepEnd(_) = event {
+            drop(other.fork().unwrap());
+            other.eval(&TOKENS).unwrap();
+        }
+    }))
+    .unwrap();
+    ctx.attach(Sink::new(|event| if let Event::Tensor(_) = event { Err("of its own") } else { Ok(()) })).unwrap();
+    assert_eq!(panic_of(|| ctx.eval(&TOKENS)), "in embeddings");
+    let stats = ctx.trace_stats().unwrap();
+    assert_eq!((stats.n_sinks, stats.n_failures), (1, 4));
+    assert!(stats.last_failure.ends_with("of its own"), "{}", stats.last_failure);
 }
 
 #[test]
