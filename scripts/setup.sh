@@ -12,6 +12,8 @@ if [ "${1:-}" = tests ]; then
     packages="$packages abigail-tools b3sum jq libbenchmark-dev valgrind strace"
     # Rust: the oldest toolchain that the crates promise, whatever else there is, and what makes their bindings.
     packages="$packages rustc cargo rustfmt bindgen libclang1-14 libclang-common-14-dev"
+    # What is installed: Debian packages in a fresh Debian, the manual page, completions of three shells.
+    packages="$packages dpkg-dev mmdebstrap groff-base zsh fish"
     # A cluster of one node, which the test of the sweeps starts for itself.
     packages="$packages munge slurm-client slurmctld slurmd"
     # The AArch64 library is built and run here too.

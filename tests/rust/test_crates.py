@@ -146,10 +146,15 @@ class Crates(unittest.TestCase):
         output = run(*cargo, "-p", "bitnet", "--test", "engine", "--", "a_model_says_what_it_is", code=101, env=env)
         self.assertIn("/nonexistent/libbitnet.so: cannot open shared object file", output)
 
-    def test_the_library_is_found_or_the_message_says_how(self):
+    def build_script(self):
         script = self.folder / "build-script"
-        run(self.oldest_environment["RUSTC"], "--edition", "2021", CRATES / "bitnet-sys/build.rs", "-o", script,
-            env=self.environment(self.oldest_environment))
+        if not script.exists():
+            run(self.oldest_environment["RUSTC"], "--edition", "2021", CRATES / "bitnet-sys/build.rs", "-o", script,
+                env=self.environment(self.oldest_environment))
+        return script
+
+    def test_the_library_is_found_or_the_message_says_how(self):
+        script = self.build_script()
 
         def probe(code, **variables):
             env = {"PATH": os.environ["PATH"]} | {name: str(value) for name, value in variables.items()}
@@ -196,6 +201,11 @@ class Crates(unittest.TestCase):
         prefix = self.folder / "prefix"
         run("cmake", "--install", BUILD, "--prefix", prefix)
         library = next(prefix.glob("lib*/**/libbitnet.so")).parent
+        # As the build script of bitnet-sys finds it there.
+        installed = {"PATH": os.environ["PATH"], "PKG_CONFIG_PATH": str(library / "pkgconfig")}
+        found = run(self.build_script(), env=installed)
+        self.assertIn("cargo:rustc-link-lib=bitnet\n", found)
+        self.assertEqual(Path(re.search("^cargo:lib_dir=(.*)$", found, flags=re.M)[1]).resolve(), library.resolve())
         bindings, program = self.folder / "plain.rs", self.folder / "standalone"
         run("bindgen", prefix / "include/bitnet_c.h", "-o", bindings)
         env = self.environment(self.oldest_environment, BINDINGS=str(bindings))
