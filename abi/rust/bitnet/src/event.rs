@@ -113,15 +113,9 @@ unsafe fn slice_of<'a, T>(data: *const T, n: u64) -> Option<&'a [T]> {
 }
 
 /// Methods that every event has.
-macro_rules! event {
-    ($(#[$doc:meta])* $name:ident = $raw:ident) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        pub struct $name<'a> {
-            raw: &'a sys::$raw,
-        }
-
-        impl<'a> $name<'a> {
+macro_rules! of_every_event {
+    ($($name:ident = $raw:ident;)*) => {
+        $(impl<'a> $name<'a> {
             /// The event as the header describes it.
             pub fn raw(&self) -> &'a sys::$raw {
                 self.raw
@@ -137,30 +131,45 @@ macro_rules! event {
                 self.raw.header.seq
             }
 
-            /// First token position it is about.
+            /// First token position it is about; of a tensor that of row 0.
             pub fn position(&self) -> i32 {
                 self.raw.header.position
             }
-        }
+        })*
     };
 }
 
-event! {
-    /// A run begins: with the first evaluation, and anew after the position moved back, after an evaluation failed, and after a sink
-    /// was attached or the selection changed.
-    RunBeginEvent = bitnet_run_begin_event_t
+of_every_event! {
+    RunBeginEvent = bitnet_run_begin_event_t;
+    StepEvent = bitnet_step_event_t;
+    TensorEvent = bitnet_tensor_event_t;
+    KvEvent = bitnet_kv_event_t;
+    RunEndEvent = bitnet_run_end_event_t;
 }
-event! {
-    /// An evaluation begins or ends.
-    StepEvent = bitnet_step_event_t
+
+/// A run begins: with the first evaluation, and anew after the position moved back, after an evaluation failed, and after a sink
+/// was attached or the selection changed.
+#[derive(Debug)]
+pub struct RunBeginEvent<'a> {
+    raw: &'a sys::bitnet_run_begin_event_t,
 }
-event! {
-    /// What the key/value cache holds.
-    KvEvent = bitnet_kv_event_t
+
+/// An evaluation begins or ends.
+#[derive(Debug)]
+pub struct StepEvent<'a> {
+    raw: &'a sys::bitnet_step_event_t,
 }
-event! {
-    /// A run ends.
-    RunEndEvent = bitnet_run_end_event_t
+
+/// What the key/value cache holds.
+#[derive(Debug)]
+pub struct KvEvent<'a> {
+    raw: &'a sys::bitnet_kv_event_t,
+}
+
+/// A run ends.
+#[derive(Debug)]
+pub struct RunEndEvent<'a> {
+    raw: &'a sys::bitnet_run_end_event_t,
 }
 
 macro_rules! texts {
@@ -226,26 +235,6 @@ pub struct TensorEvent<'a> {
 }
 
 impl<'a> TensorEvent<'a> {
-    /// The event as the header describes it.
-    pub fn raw(&self) -> &'a sys::bitnet_tensor_event_t {
-        self.raw
-    }
-
-    /// Number of the run within this context or trace, from 0.
-    pub fn run(&self) -> u32 {
-        self.raw.header.run
-    }
-
-    /// Number of the event, from 0, in execution order.
-    pub fn seq(&self) -> u64 {
-        self.raw.header.seq
-    }
-
-    /// Position of row 0.
-    pub fn position(&self) -> i32 {
-        self.raw.header.position
-    }
-
     /// None for embeddings, final norm and logits.
     pub fn layer(&self) -> Option<u32> {
         u32::try_from(self.raw.header.layer).ok()
