@@ -194,7 +194,7 @@ class Crates(unittest.TestCase):
             SOURCE / "tests/rust/standalone.rs")
 
     def test_the_lock_file_names_no_registry(self):
-        # Neither crate depends on another: nothing to fetch, and no machine's registry to leak.
+        # Neither crate needs one from elsewhere: nothing to fetch, and no machine's registry to leak.
         self.assertNotIn("source", (CRATES / "Cargo.lock").read_text())
 
     def test_a_program_from_bindgen_over_the_installed_header(self):
