@@ -10,6 +10,8 @@ packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-b
           libsimdjson-dev libzstd-dev rapidjson-dev libgtest-dev python3"
 if [ "${1:-}" = tests ]; then
     packages="$packages abigail-tools b3sum jq libbenchmark-dev valgrind strace"
+    # Rust: the oldest toolchain that the crates promise, whatever else there is, and what makes their bindings.
+    packages="$packages rustc cargo rustfmt bindgen libclang1-14 libclang-common-14-dev"
     # What is installed: Debian packages in a fresh Debian, the manual page, completions of three shells.
     packages="$packages dpkg-dev mmdebstrap groff-base zsh fish"
     # A cluster of one node, which the test of the sweeps starts for itself.
@@ -19,8 +21,6 @@ if [ "${1:-}" = tests ]; then
     # A Node.js or Python from elsewhere serves as well; Debian's npm would conflict with such a Node.js.
     command -v node >/dev/null 2>&1 || packages="$packages nodejs"
     command -v npm >/dev/null 2>&1 || packages="$packages npm"
-    # Likewise Rust: rustup's is newer.
-    command -v cargo >/dev/null 2>&1 || packages="$packages rustc cargo"
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages="$packages python3-venv"
 fi
 
