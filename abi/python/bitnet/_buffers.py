@@ -52,7 +52,8 @@ class Window:
         _, n_bytes, name, form = DTYPES[dtype]
         view = memoryview(self.memory).cast("B").toreadonly()
         if HAS_NUMPY:
-            return np.ndarray(tuple(shape), dtype=name, buffer=view, strides=strides)
+            # By way of an array: given a memoryview, numpy would go to the writable memory behind it.
+            return np.ndarray(tuple(shape), dtype=name, buffer=np.frombuffer(view, dtype=np.uint8), strides=strides)
         packed = packed_strides(shape, n_bytes)
         if strides is not None and tuple(strides) != packed:  # a memoryview has no gaps: this one is a copy
             view = memoryview(b"".join(view[row * strides[0] :][: packed[0]] for row in range(shape[0])))
@@ -103,8 +104,8 @@ class Values:
             given = np.asarray(values)
             self.dtype = self._dtype(given.dtype.name, what, dtype)
             inner = packed_strides(given.shape, given.dtype.itemsize)[1:]
-            if packed or given.ndim == 0 or given.strides[1:] != inner or given.strides[0] <= 0:
-                given = np.ascontiguousarray(given)
+            if packed or given.strides[1:] != inner or (given.ndim and given.strides[0] <= 0):
+                given = np.ascontiguousarray(given).reshape(given.shape)
             self.keep: Any = given
             self.shape, self.strides, self.address = given.shape, given.strides, int(given.ctypes.data)
             return

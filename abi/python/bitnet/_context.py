@@ -141,6 +141,8 @@ class Context:
         status = call()
         if raised:
             raise raised[0]
+        if status != c.BITNET_OK and self.tracing is not None and self.tracing.interrupt is not None:
+            raise self.tracing.interrupt
         check(status)
 
     @property
@@ -209,13 +211,11 @@ class Context:
     def _rows(self, ith: Callable[..., Any], width: int) -> Array:
         """Every kept row, (n_rows, width) float32, where the library has it."""
         n_rows = int(lib.bitnet_logits_count(self._pointer))
-        if n_rows == 0:
-            # Asking for a row that is not there gives the library's own words.
-            ith(self._pointer, -1)
-            check(c.BITNET_E_INVALID)
         first, last = ith(self._pointer, 0), ith(self._pointer, n_rows - 1)
-        if not first or not last:
-            check(c.BITNET_E_INTERNAL)
+        if not first or not last:  # without a status: its sister has one
+            n = ctypes.c_size_t()
+            check(lib.bitnet_copy_logits(self._pointer, -1, None, ctypes.byref(n)))
+            raise InternalError("rows of the last eval cannot be read")
         begin = ctypes.cast(first, ctypes.c_void_p).value or 0
         end = (ctypes.cast(last, ctypes.c_void_p).value or 0) + 4 * width
         if end - begin != 4 * width * n_rows:

@@ -163,6 +163,11 @@ class Tensor(Event):
                                f"{source.event.contents.row_elements}")
 
 
+    def stop(self, reason: str) -> None:
+        """Ends the evaluation under way, before its next layer at the latest: it raises UserError with `reason`."""
+        stop_evaluation(self._host().host, reason)
+
+
 class _Source:
     """The event as the host gave it, for what is asked of the host while it lasts."""
 
@@ -170,10 +175,18 @@ class _Source:
         self.host, self.event, self.over = host, event, False
 
     def extension(self, name: bytes, table: Any) -> Any:
-        found = self.host.contents.get_extension(self.host, name)
-        if not found:
-            raise UnsupportedError(f"this engine does not offer {name.decode()}")
-        return ctypes.cast(found, ctypes.POINTER(table)).contents
+        return _extension(self.host, name, table)
+
+
+def _extension(host: Any, name: bytes, table: Any) -> Any:
+    found = host.contents.get_extension(host, name)
+    if not found:
+        raise UnsupportedError(f"this engine does not offer {name.decode()}")
+    return ctypes.cast(found, ctypes.POINTER(table)).contents
+
+
+def stop_evaluation(host: Any, reason: str) -> None:
+    _extension(host, c.BITNET_EXT_STOP, c.bitnet_ext_stop_t).stop(host, reason.encode())
 
 
 def _head(event: Any) -> Dict[str, Any]:
@@ -223,7 +236,8 @@ def simple_event(pointer: Any) -> Event:
 class TensorWindow:
     """A tensor event and the memory it shows, while the host waits."""
 
-    def __init__(self, host: Any, pointer: Any) -> None:
+    def __init__(self, host: Any, pointer: Any, owner: object) -> None:
+        self.owner = owner
         self.source = _Source(host, ctypes.cast(pointer, ctypes.POINTER(c.bitnet_tensor_event_t)))
         self.windows: List[Any] = []  # the memories, so that it can be told whether arrays on them are left
 
@@ -240,7 +254,7 @@ class TensorWindow:
 
     def _array(self, address: int, dtype: int, n_rows: int, shape: List[int], n: int, stride: int) -> Array:
         n_bytes = DTYPES[dtype][1]
-        window = Window(address, (n_rows - 1) * stride + n * n_bytes, None)
+        window = Window(address, (n_rows - 1) * stride + n * n_bytes, self.owner)
         self.windows.append(window.memory)
         inner = packed_strides(shape, n_bytes)
         return window.array(dtype, (n_rows, *shape), (stride, *inner))

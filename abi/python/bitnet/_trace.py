@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import traceback
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from . import _library as c
 from ._errors import InvalidError, PluginError
-from ._events import EVENTS, TensorWindow, simple_event
+from ._events import EVENTS, TensorWindow, simple_event, stop_evaluation
 from ._loader import Handle, check, decode, lib, sized
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class CallableSink:
         self.function: Optional[Callable[[Any], Any]] = function
         self.copy = copy
         self.error: Optional[BaseException] = None
+        self.owner: Optional[Handle] = None  # of the memory that events show, as far as anybody owns it
         self._host: Any = None
         table = {name: kind for name, kind in c.bitnet_trace_sink_t._fields_}  # type: ignore[misc]
         name = getattr(function, "__qualname__", type(function).__name__)
@@ -80,11 +82,14 @@ class CallableSink:
             return int(c.BITNET_OK)
         try:
             if pointer.contents.type == c.BITNET_EVENT_TENSOR:
-                self._tensor(TensorWindow(self._host, pointer))
+                self._tensor(TensorWindow(self._host, pointer, self.owner))
             else:
                 self.function(simple_event(pointer))
         except BaseException as error:  # it must not unwind through C: raised at the end of the `with`
+            _forget_locals(error)
             self.error = error
+            if not isinstance(error, Exception):  # Ctrl-C: nobody wants the rest of the evaluation
+                stop_evaluation(self._host, "interrupted")
             return int(c.BITNET_E_USER)
         return int(c.BITNET_OK)
 
@@ -101,6 +106,13 @@ class CallableSink:
         # Reference counts tell at once; other Pythons cannot.
         if sys.implementation.name == "cpython" and any(memory() is not None for memory in left):
             raise BufferError("a sink kept an array of an event beyond its call: copy() it, or trace with copy=True")
+
+
+def _forget_locals(error: Optional[BaseException]) -> None:
+    """The functions that an error went through may hold the event, whose memory will be gone when somebody looks at them."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def raise_first(sinks: Sequence[CallableSink], failures_before: int, after: TraceStats) -> None:
@@ -149,6 +161,11 @@ class Tracing:
         return next((sink.error for sink in self._callables if sink.error is not None), None)
 
     @property
+    def interrupt(self) -> Optional[BaseException]:
+        """A Ctrl-C, or what else is no Exception, that met a callable."""
+        return None if isinstance(self.error, Exception) else self.error
+
+    @property
     def stats(self) -> TraceStats:
         """So far, or as it ended: of the context."""
         return self._after or stats_of(lib.bitnet_trace_get_stats, self.context._pointer)
@@ -170,6 +187,7 @@ class Tracing:
                     check(lib.bitnet_trace_load_plugin(pointer, *plugin_of(sink)))
                 else:
                     self._handle.keep.append(sink)
+                    sink.owner = self._handle
                     check(lib.bitnet_trace_set_sink(pointer, ctypes.byref(sink.table), None))
         except BaseException:
             self._detach()
@@ -184,7 +202,7 @@ class Tracing:
             raise InvalidError("the context is closed")
         return handle
 
-    def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
+    def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         self.context.tracing = None
         if self.context._handle is not None:
             self.context._end_generation()
@@ -199,10 +217,10 @@ class Tracing:
         stats = stats_of(lib.bitnet_trace_get_stats, pointer)
         if self._select is not None:
             lib.bitnet_trace_select(pointer, os.environ.get("BITNET_TRACE_SELECT", "").encode())
+        for sink in self._callables:
+            sink.function = sink.owner = None
         if self._before is not None and self._before.n_sinks:
-            for sink in self._callables:
-                sink.function = None  # it stays attached, and silent
-            return stats
+            return stats  # others were there before: ours stay attached, and silent
         check(lib.bitnet_trace_set_sink(pointer, None, None))
         handle.keep = [kept for kept in handle.keep if not any(kept is sink for sink in self._sinks)]
         return stats
@@ -223,9 +241,9 @@ class ModelTracing:
         self._tracing.__enter__()
         return self._context
 
-    def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
+    def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         try:
-            self._tracing.__exit__(kind, error, traceback)
+            self._tracing.__exit__(kind, error, trace)
         finally:
             self._context.close()
 
