@@ -24,7 +24,7 @@ def fresh(tmp_path_factory):
     tree_before = tree()
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     options = ["-C", "cmake.source-dir=abi/python/prebuilt", "-C", f"cmake.define.BITNET_BUILD_DIR={os.environ['BITNET_BUILD_DIR']}"]
-    done = run([folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--find-links",
+    done = run([folder / "bin" / "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", "--no-index", "--find-links",
                 os.environ["BITNET_WHEELS"], ".[numpy]", *options], cwd=ROOT)
     assert done.returncode == 0, done.stderr.decode()
     assert tree() == tree_before, "installing leaves files in the tree"
@@ -79,7 +79,7 @@ model = bitnet.Model(sys.argv[1])
 plugins = ["null", "jsonl:path=a.jsonl", "npy:dir=raw,raw=all", "timeline:path=a.trace.json", "tracedir:dir=dir", "modeltracer:path=m.jsonl"]
 with model.trace(*plugins) as ctx:
     ctx.eval("2+2=")
-with model.trace("check:against=a.jsonl") as ctx:
+with model.trace("check:trace=a.jsonl") as ctx:
     ctx.eval("2+2=")
 result = bitnet.diff("a.jsonl", "a.jsonl")
 print(result.verdict, result.counts["equal"] > 100, bitnet.program_path())
@@ -92,9 +92,9 @@ print(result.verdict, result.counts["equal"] > 100, bitnet.program_path())
     assert traced.returncode == 0, traced.stderr.decode()
     shim = Path(program).parent.parent / "lib" / "bitnet" / "libbitnet_shim.so"
     assert shim.is_file()
-    # The shim loads and finds that this is no llama.cpp program: not "no such file".
+    # The shim is found and looks for what it traces.
     foreign = run([fresh / "bin" / "bitnet", "trace", "-o", tmp_path / "c.jsonl", "--", "/bin/true"], cwd=tmp_path)
-    assert foreign.returncode == 2 and b"llama" in foreign.stderr, foreign.stderr.decode()
+    assert b"no libllama or libggml was loaded" in foreign.stderr, foreign.stderr.decode()
 
 
 def test_types_are_those_that_mypy_sees(fresh, tmp_path):
