@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "abi/boundary.h"
+#include "core/sampler.h"
 
 namespace bitnet {
 
@@ -63,6 +64,11 @@ void check_summary(bitnet_logits_summary_t *summary) {
     fill(summary, nothing, "summary");
 }
 
+void check_n_vocab(size_t n_vocab) {
+    if (n_vocab < 1 || n_vocab > n_vocab_max)
+        fail(Status::invalid, "n_vocab is %zu: expected 1 to %zu", n_vocab, n_vocab_max);
+}
+
 std::string preset_names() {
     std::string names;
     for (size_t i = 0; preset_name(i); ++i) names += (i ? ", " : "") + std::string(preset_name(i));
@@ -95,8 +101,7 @@ bitnet_status_t bitnet_compare_logits(const float *a, const float *b, size_t n_r
     return guarded("bitnet_compare_logits", [&] {
         require(a, "a");
         require(b, "b");
-        if (n_vocab < 1 || n_vocab > n_vocab_max)
-            fail(Status::invalid, "n_vocab is %zu: expected 1 to %zu", n_vocab, n_vocab_max);
+        check_n_vocab(n_vocab);
         const bitnet_logits_limits_t limits = checked_limits(given);
         const Rows rows(row_array, n_rows);
         check_summary(summary);
@@ -109,6 +114,21 @@ bitnet_status_t bitnet_compare_logits(const float *a, const float *b, size_t n_r
             gathered.add(row);
         }
         if (summary) fill(summary, gathered.conclude(), "summary");
+    });
+}
+
+bitnet_status_t bitnet_logprobs(const float *logits, size_t n_rows, size_t n_vocab, const int32_t *tokens,
+                                double *out) {
+    return guarded("bitnet_logprobs", [&] {
+        require(logits, "logits");
+        require(tokens, "tokens");
+        require(out, "out");
+        check_n_vocab(n_vocab);
+        for (size_t j = 0; j < n_rows; ++j)
+            if (tokens[j] < 0 || size_t(tokens[j]) >= n_vocab)
+                fail(Status::invalid, "token %zu is %d: expected 0 to %zu", j, tokens[j], n_vocab - 1);
+        for (size_t j = 0; j < n_rows; ++j)
+            out[j] = log_probability(logits + j * n_vocab, int(n_vocab), tokens[j]);
     });
 }
 

@@ -2,6 +2,7 @@
 #include <cstddef>
 
 #include "bitnet_c.h"
+#include "bitnet_cpp.h"
 
 #define BITNET_AT(type, field, offset) static_assert(offsetof(type, field) == offset)
 #define BITNET_SIZE(type, size) static_assert(sizeof(type) == size && sizeof(void *) == 8)
@@ -384,3 +385,17 @@ BITNET_AT(bitnet_replay_params_t, n_inputs, 12);
 BITNET_AT(bitnet_replay_params_t, inputs, 16);
 BITNET_AT(bitnet_replay_params_t, positions, 24);
 BITNET_SIZE(bitnet_replay_params_t, 32);
+
+BITNET_AT(bitnet_params_t, n_ctx, 0);
+BITNET_AT(bitnet_params_t, n_threads, 4);
+BITNET_AT(bitnet_params_t, seed, 8);
+BITNET_AT(bitnet_params_t, rope_freq, 12);
+BITNET_SIZE(bitnet_params_t, 16);
+
+BITNET_AT(bitnet_capabilities_t, has_avx2, 0);
+BITNET_AT(bitnet_capabilities_t, has_avx512, 4);
+BITNET_AT(bitnet_capabilities_t, has_neon, 8);
+BITNET_AT(bitnet_capabilities_t, has_cuda, 12);
+BITNET_AT(bitnet_capabilities_t, has_metal, 16);
+BITNET_AT(bitnet_capabilities_t, has_hip, 20);
+BITNET_SIZE(bitnet_capabilities_t, 24);

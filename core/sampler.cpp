@@ -43,6 +43,7 @@ double log_probability(const float *logits, int n, int token) {
     for (int i = 1; i < n; ++i) m = double(logits[i]) > m ? double(logits[i]) : m;
     double sum = 0;
     for (int i = 0; i < n; ++i) sum += exp_f64(double(logits[i]) - m);
+    if (sum != sum) return sum;
     return (double(logits[token]) - m) - log_f64(sum);
 }
 

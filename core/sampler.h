@@ -26,7 +26,7 @@ struct Candidate {
 // The k largest logits, largest first, ties to the lowest id; NaN last of all. Returns min(k, n) ids.
 std::vector<int32_t> top_logits(const float *logits, int n, int k);
 
-// log softmax(logits)[token], in double.
+// log softmax(logits)[token], in double. NaN when there is a NaN or +Inf among them, or nothing but -Inf.
 double log_probability(const float *logits, int n, int token);
 
 // How many of the largest logits sample() looks at: 1 when greedy; n_vocab when any may be drawn, or when the

@@ -892,6 +892,11 @@ typedef struct bitnet_logits_summary {
 BITNET_API bitnet_status_t bitnet_compare_logits(const float *a, const float *b, size_t n_rows, size_t n_vocab,
                                                  const bitnet_logits_limits_t *limits, bitnet_logits_row_t *rows,
                                                  bitnet_logits_summary_t *summary);
+/* out[j] = log softmax(row j)[tokens[j]], natural log, in double, as bitnet_token_logprobs, for `n_rows` rows of `n_vocab` >= 1
+ * floats of any engine. NaN for a row with NaN or +Inf, or of -Inf alone. INVALID when a token is not in 0..n_vocab-1. Any
+ * thread. */
+BITNET_API bitnet_status_t bitnet_logprobs(const float *logits, size_t n_rows, size_t n_vocab, const int32_t *tokens,
+                                           double *out);
 /* Judges rows again, or rows that were gathered one by one or measured elsewhere (`measured` says how far): writes `failed` and
  * `warned` of each, and the summary. */
 BITNET_API bitnet_status_t bitnet_compare_rows(bitnet_logits_row_t *rows, size_t n_rows,
@@ -962,6 +967,44 @@ typedef struct bitnet_replay_params {
  * INVALID when an input is missing, given twice, not one of the operation's, or of another size or dtype. */
 BITNET_API bitnet_status_t bitnet_replay_run(bitnet_replay_t *replay, const bitnet_replay_params_t *params, void *out,
                                              size_t *n);
+
+/* ------------------------------------------------------------------------------------------------------------ *
+ * 14. Compatibility: the C interface of BitNet-rs's crate bitnet-sys
+ *
+ * For programs that were written against that crate's header of the same name, which these declarations and the two frees
+ * above replace: the handles are the ones above. New programs have no use for this section. Types and return codes are that
+ * crate's; bitnet_last_error() holds the text of a failure here too. Version node BITNET_COMPAT_1.0.
+ * ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct bitnet_params {
+    int32_t n_ctx;     /* positions; 0: the model's n_ctx_train */
+    int32_t n_threads; /* 0: the processors this process may run on */
+    int32_t seed;      /* not used: this interface only decodes greedily */
+    float rope_freq;   /* not used: the model file says it */
+} bitnet_params_t;
+
+/* bitnet_load without parameters; NULL on failure. */
+BITNET_API bitnet_model_t *bitnet_model_new_from_file(const char *path);
+/* NULL on failure, also when `params` is NULL. The context keeps its model alive. */
+BITNET_API bitnet_ctx_t *bitnet_context_new(bitnet_model_t *model, const bitnet_params_t *params);
+/* Number of tokens written. `out` NULL or `cap` 0: the number needed, nothing is written. -1: an argument is wrong, -2: `cap` is
+ * too small (nothing is written), -4: internal. `add_bos` begins with the BOS token whatever the file's preference is. */
+BITNET_API int bitnet_tokenize(bitnet_model_t *model, const char *text, int add_bos, int parse_special, int32_t *out,
+                               int cap);
+/* Forgets what the context holds, evaluates `n` tokens from position 0, and writes the logits of the last one, n_vocab floats.
+ * 0, or -1: an argument is wrong, -2: the evaluation failed (a token out of range, more than the context holds), -3: there are
+ * no logits, -4: `cap` is less than n_vocab, -5: internal. A failure on an argument, a token or a size changes nothing. */
+BITNET_API int bitnet_eval(bitnet_ctx_t *ctx, const int32_t *tokens, int n, float *logits, int cap);
+/* The same without the logits: 0, -1, -2 or -5. */
+BITNET_API int bitnet_prefill(bitnet_ctx_t *ctx, const int32_t *tokens, int n);
+/* -1 for NULL. */
+BITNET_API int bitnet_vocab_size(bitnet_ctx_t *ctx);
+/* Continues greedily from the last evaluation, ties to the lowest id, until `max` tokens or one that equals `eos` or `eot` (-1:
+ * none). Returns the number of tokens written to `out`, the end token included. Every token but an end token is evaluated, so
+ * that the next call goes on from there. -1: an argument is wrong, -2: nothing was evaluated before, -3: an evaluation failed (the
+ * context is full), -5: more than `cap` tokens; after -3 and -5 the tokens so far are written and evaluated. `model`: not NULL. */
+BITNET_API int bitnet_decode_greedy(bitnet_model_t *model, bitnet_ctx_t *ctx, int eos, int eot, int max, int *out,
+                                    int cap);
 
 #ifdef __cplusplus
 }

@@ -50,8 +50,10 @@ RULES = [
         or (h in ("cpuinfo.h", "cpuid.h") and f == "core/cpu.cpp")),
     ("abi/cli/", lambda f, h: h.startswith("abi/cli/") or h == "bitnet_c.h" or is_std(h)
         or h.startswith(("CLI/", "nlohmann/")) or (f, h) in PROGRAM_RUNNERS or h == "simdjson.h" or (h == "zstd.h" and f.startswith("abi/cli/diff/"))),
-    ("abi/", lambda f, h: (h.startswith(("abi/", "core/", "model/", "plugins/host/")) and not h.startswith("abi/cli/"))
-        or h in ("bitnet_c.h", "blake3.h") or is_std(h)),
+    # Another client of the boundary: llama.cpp's interface.
+    ("abi/llama/", lambda f, h: h in ("abi/llama/objects.h", "bitnet_c.h", "llama.h") or is_std(h)),
+    ("abi/", lambda f, h: (h.startswith(("abi/", "core/", "model/", "plugins/host/")) and not h.startswith(("abi/cli/", "abi/llama/")))
+        or h in ("bitnet_c.h", "bitnet_cpp.h", "blake3.h") or is_std(h)),
     # Free of the C++ runtime: what C has, by either spelling. The host's own headers end at its folder.
     ("plugins/host/", lambda f, h: h.startswith("plugins/host/") or h in ("bitnet_c.h", "blake3.h") or is_c_like(h)
         or (h == "immintrin.h" and f == "plugins/host/services_x86.cpp")),
@@ -100,6 +102,8 @@ def self_test():
              ("core/kernels/dot_avx2.cpp", "vector", False), ("core/kernels/dot_avx2.cpp", "immintrin.h", True),
              ("abi/eval.cpp", "plugins/output/json_text.h", False), ("abi/eval.cpp", "core/forward.h", True),
              ("abi/cli/run.cpp", "core/forward.h", False), ("abi/cli/run.cpp", "bitnet_c.h", True),
+             ("abi/llama/model.cpp", "abi/boundary.h", False), ("abi/llama/model.cpp", "bitnet_c.h", True),
+             ("abi/eval.cpp", "abi/llama/objects.h", False),
              ("plugins/jsonl.cpp", "plugins/host/host.h", False), ("plugins/jsonl.cpp", "string", False), ("plugins/jsonl.cpp", "cstring", True),
              ("plugins/check/line.cpp", "rapidjson/reader.h", True), ("plugins/check/check.cpp", "rapidjson/reader.h", False),
              ("plugins/check/line.cpp", "zstd.h", False),

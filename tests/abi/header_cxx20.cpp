@@ -1,5 +1,6 @@
-/* The header, included first and twice, is all that a translation unit needs: its types, macros and every function. */
+/* The headers, included first and in any order, are all that a translation unit needs: its types, macros and every function. */
 #include <bitnet_c.h>
+#include <bitnet_cpp.h>
 
 uint32_t bitnet_header_alone(void);
 uint32_t bitnet_header_alone(void) {

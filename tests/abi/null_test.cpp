@@ -1,4 +1,6 @@
 // Every function of the header, called with NULL wherever it takes a pointer: a status or a neutral value, no crash.
+#include <bitnet_cpp.h>
+
 #include <regex>
 
 #include "tests/abi/support.h"
@@ -253,18 +255,56 @@ TEST_F(Null, Replay) {
     bitnet_replay_free(out);
 }
 
+TEST_F(Null, Compatibility) {
+    int32_t token = 1;
+    int count = 0;
+    double logprob = 0;
+    float logit = 0;
+    const float logits[2] = {1, 2};
+    invalid(bitnet_logprobs(nullptr, 1, 2, &token, &logprob), "logits");
+    invalid(bitnet_logprobs(logits, 1, 2, nullptr, &logprob), "tokens");
+    invalid(bitnet_logprobs(logits, 1, 2, &token, nullptr), "out");
+    EXPECT_EQ(bitnet_model_new_from_file(nullptr), nullptr);
+    EXPECT_EQ(bitnet_context_new(nullptr, nullptr), nullptr);
+    EXPECT_EQ(bitnet_tokenize(nullptr, nullptr, 0, 0, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_eval(nullptr, nullptr, 0, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_eval(ctx(), &token, 1, &logit, 1), -4);
+    EXPECT_EQ(bitnet_prefill(nullptr, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_vocab_size(nullptr), -1);
+    EXPECT_EQ(bitnet_decode_greedy(nullptr, nullptr, 0, 0, 0, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_create_model(nullptr), nullptr);
+    bitnet_cpp_destroy_model(nullptr);
+    EXPECT_EQ(bitnet_cpp_generate(nullptr, nullptr, 0, nullptr, nullptr), -1);
+    EXPECT_EQ(bitnet_cpp_generate(nullptr, nullptr, 0, nullptr, &count), -1);
+    EXPECT_EQ(crossval_bitnet_tokenize(nullptr, nullptr, 0, 0, nullptr, 0, nullptr, nullptr, 0), -1);
+    EXPECT_EQ(crossval_bitnet_eval_with_tokens(nullptr, nullptr, 0, 0, nullptr, 0, nullptr, nullptr, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_init_context(nullptr, nullptr, 0, 0, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_free_context(nullptr), 0);
+    bitnet_cpp_reset_context(nullptr);
+    EXPECT_EQ(bitnet_cpp_get_position(nullptr), -1);
+    EXPECT_EQ(bitnet_cpp_tokenize_with_context(nullptr, nullptr, 0, 0, nullptr, 0, nullptr, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_eval_with_context(nullptr, nullptr, 0, 0, nullptr, 0, nullptr, nullptr, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_eval_gpu(nullptr, nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_session_create(nullptr, nullptr, nullptr, 0, 0, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_session_free(nullptr), 0);
+    EXPECT_EQ(bitnet_cpp_session_tokenize(nullptr, nullptr, 0, 0, nullptr, 0, nullptr, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_session_eval(nullptr, nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, 0), -1);
+    EXPECT_EQ(bitnet_cpp_get_capabilities(nullptr), -1);
+}
+
 // The calls above are all that there are.
 TEST(NullCoverage, EveryFunctionOfTheHeaderIsCalledHere) {
     const auto text = [](const char *path) {
         const std::vector<uint8_t> bytes = read_file(path);
         return std::string(bytes.begin(), bytes.end());
     };
-    const std::string header = text("include/bitnet_c.h"), here = text("tests/abi/null_test.cpp");
-    const std::regex declaration("BITNET_API\\s[^;]*?\\b(bitnet_\\w+)\\s*\\(");
+    const std::string header = text("include/bitnet_c.h") + text("include/bitnet_cpp.h");
+    const std::string here = text("tests/abi/null_test.cpp");
+    const std::regex declaration("BITNET_(?:CPP_)?API\\s[^;#]*?\\b((?:crossval_)?bitnet_\\w+)\\s*\\(");
     int n = 0;
     for (std::sregex_iterator it(header.begin(), header.end(), declaration), end; it != end; ++it, ++n)
         EXPECT_NE(here.find((*it)[1].str() + "("), std::string::npos) << (*it)[1];
-    EXPECT_GE(n, 60);
+    EXPECT_GE(n, 100);
 }
 
 }  // namespace
