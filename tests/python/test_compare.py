@@ -104,6 +104,18 @@ def test_crossval_is_the_programs(model, ids, tmp_path):
         assert json.dumps(row.cosine) in text and json.dumps(row.kl) in text
 
 
+def test_logprobs_of_any_engine(ctx, ids, rows):
+    a, _ = rows
+    expected = a.astype(np.float64) - np.logaddexp.reduce(a.astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_allclose(bitnet.logprobs(a, range(6)), expected[np.arange(6), np.arange(6)], rtol=1e-12)
+    ctx.eval(ids, logits="all")
+    assert (bitnet.logprobs(ctx.logits, ids) == ctx.logprobs(ids)).all()
+    with pytest.raises(bitnet.InvalidError, match="5 tokens for 6 rows"):
+        bitnet.logprobs(a, range(5))
+    with pytest.raises(bitnet.InvalidError):
+        bitnet.logprobs(a, [300] * 6)
+
+
 def trace(path, model, ids, **params):
     with model.trace(f"jsonl:path={path}", **params) as ctx:
         ctx.eval(ids)

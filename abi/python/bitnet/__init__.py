@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from . import _library
 from ._buffers import bytes_at
-from ._compare import Comparison, LogitsRow, compare_logits, crossval, presets
+from ._compare import Comparison, LogitsRow, compare_logits, crossval, logprobs, presets
 from ._context import Context, HeadStats
 from ._diff import Diff, DiffError, diff
 from ._errors import (
@@ -90,5 +90,5 @@ __all__ = [
     "KvState", "LogitsRow", "Metadata", "Model", "ModelInfo", "ModelTracing", "NoMemoryError", "Operation", "OperationInput",
     "PluginError", "Replay", "RunBegin", "RunEnd", "StepBegin", "StepEnd", "Tensor", "TensorInfo", "TensorInput", "Token", "Trace",
     "TraceStats", "Tracing", "UnsupportedError", "UserError", "abi_version", "blake3", "compare_logits", "crossval", "diff", "isas",
-    "library_path", "presets", "program_path", "set_log", "stages",
+    "library_path", "logprobs", "presets", "program_path", "set_log", "stages",
 ]

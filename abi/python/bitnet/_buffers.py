@@ -22,7 +22,7 @@ else:
 
 HAS_NUMPY = np is not None
 __all__ = [
-    "DTYPES", "HAS_NUMPY", "Array", "Values", "Window", "bytes_at", "copy_array", "floats", "new_array", "np", "packed_strides",
+    "DTYPES", "HAS_NUMPY", "Array", "Values", "Window", "bytes_at", "copy_array", "doubles", "floats", "new_array", "np", "packed_strides",
     "token_ids",
 ]
 
@@ -93,6 +93,11 @@ def new_array(dtype: int, shape: Sequence[int]) -> Tuple[Array, int]:
         n *= length
     memory = (ctypes.c_char * max(n, 1))()
     return _shaped(memoryview(memory).cast("B"), form, shape), ctypes.addressof(memory)
+
+
+def doubles(values: Any) -> Array:
+    """A C array of doubles as an array of its own memory."""
+    return np.array(values) if HAS_NUMPY else _shaped(memoryview(values).cast("B"), "d", (len(values),))
 
 
 class Values:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple, Union
 
 from . import _library as c
-from ._buffers import floats, token_ids
+from ._buffers import Array, doubles, floats, token_ids
 from ._context import Context
 from ._errors import InvalidError
 from ._loader import check, decode, lib, sized
@@ -178,6 +178,18 @@ def _result(rows: Any, summary: Any, limits: Any) -> Comparison:
     return Comparison(verdict=_VERDICTS[summary.verdict], rows=made, first_failed=first,
                       limits={**values(limits, ("judged",)), "judged": _names(limits.judged)},
                       **names(summary, *bits), **out)
+
+
+def logprobs(logits: Any, tokens: Sequence[int]) -> Array:
+    """(n,) float64: the natural log-probability of tokens[j] in row j of any engine's logits, (n, n_vocab) float32, in the library's
+    arithmetic. NaN for a row with NaN or +inf, or of -inf alone."""
+    rows, ids = floats(logits, "logits"), token_ids(tokens)
+    if len(ids) != rows.shape[0]:
+        raise InvalidError(f"{len(ids)} tokens for {rows.shape[0]} rows of logits: expected one for each")
+    out = (ctypes.c_double * len(ids))()
+    pointer = ctypes.cast(rows.address, ctypes.POINTER(ctypes.c_float))
+    check(lib.bitnet_logprobs(pointer, rows.shape[0], rows.shape[1], ids, out))
+    return doubles(out)
 
 
 def crossval(reference: Engine, candidate: Engine, prompt: Union[str, bytes, Sequence[int]], preset: str = "bitnet",

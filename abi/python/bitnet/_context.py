@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 from . import _library as c
-from ._buffers import HAS_NUMPY, Array, Window, bytes_at, floats, new_array, np, token_ids
+from ._buffers import Array, Window, bytes_at, doubles, floats, new_array, token_ids
 from ._errors import InternalError, InvalidError
 from ._loader import Handle, check, lib, sized
 
@@ -108,8 +108,8 @@ class Context:
             params.embeddings = ctypes.cast(rows.address, type(params.embeddings))
             ids, n, pointer = [], rows.shape[0], None
         else:
-            given = self._prompt(tokens, add_bos, parse_special) if isinstance(tokens, (str, bytes)) else tokens
-            pointer = token_ids(given)  # type: ignore[arg-type]
+            assert tokens is not None
+            pointer = token_ids(self._prompt(tokens, add_bos, parse_special) if isinstance(tokens, (str, bytes)) else tokens)
             ids, n = list(pointer), len(pointer)
         n_rows = n if keep == c.BITNET_LOGITS_ALL else 1
         self._make_room(n_rows)
@@ -246,7 +246,7 @@ class Context:
         ids = token_ids(tokens)
         out = (ctypes.c_double * len(ids))()
         check(lib.bitnet_token_logprobs(self._pointer, ids, len(ids), out))
-        return np.array(out) if HAS_NUMPY else memoryview(out).cast("B").cast("d")  # type: ignore[return-value]
+        return doubles(out)
 
     def top(self, k: int = 5, row: int = -1) -> List[Tuple[int, float]]:
         """The k largest logits of a kept row (negative: from the end) as (token, logit), largest first, ties to the lowest id."""

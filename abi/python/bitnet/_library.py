@@ -2,7 +2,7 @@
 # fmt: off
 from __future__ import annotations
 
-from ctypes import CFUNCTYPE, POINTER, Structure, c_char, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any, Dict, List, Tuple
 
 BITNET_ABI_MAJOR = 1
@@ -617,6 +617,15 @@ class bitnet_replay_params_t(Structure):
     ]
 
 
+class bitnet_params_t(Structure):
+    _fields_ = [
+        ("n_ctx", c_int32),
+        ("n_threads", c_int32),
+        ("seed", c_int32),
+        ("rope_freq", c_float),
+    ]
+
+
 # name: (result, parameters)
 FUNCTIONS: Dict[str, Tuple[Any, List[Any]]] = {
     "bitnet_abi_version": (c_uint32, []),
@@ -697,6 +706,7 @@ FUNCTIONS: Dict[str, Tuple[Any, List[Any]]] = {
     "bitnet_compare_preset_name": (c_char_p, [c_int32]),
     "bitnet_compare_preset": (c_int32, [c_char_p, POINTER(bitnet_logits_limits_t)]),
     "bitnet_compare_logits": (c_int32, [POINTER(c_float), POINTER(c_float), c_size_t, c_size_t, POINTER(bitnet_logits_limits_t), POINTER(bitnet_logits_row_t), POINTER(bitnet_logits_summary_t)]),
+    "bitnet_logprobs": (c_int32, [POINTER(c_float), c_size_t, c_size_t, POINTER(c_int32), POINTER(c_double)]),
     "bitnet_compare_rows": (c_int32, [POINTER(bitnet_logits_row_t), c_size_t, POINTER(bitnet_logits_limits_t), POINTER(bitnet_logits_summary_t)]),
     "bitnet_replay_create": (c_int32, [c_void_p, c_char_p, POINTER(c_void_p)]),
     "bitnet_replay_free": (None, [c_void_p]),
@@ -704,4 +714,11 @@ FUNCTIONS: Dict[str, Tuple[Any, List[Any]]] = {
     "bitnet_replay_operation_count": (c_size_t, [c_void_p]),
     "bitnet_replay_operation": (c_int32, [c_void_p, c_size_t, POINTER(bitnet_operation_t)]),
     "bitnet_replay_run": (c_int32, [c_void_p, POINTER(bitnet_replay_params_t), c_void_p, POINTER(c_size_t)]),
+    "bitnet_model_new_from_file": (c_void_p, [c_char_p]),
+    "bitnet_context_new": (c_void_p, [c_void_p, POINTER(bitnet_params_t)]),
+    "bitnet_tokenize": (c_int, [c_void_p, c_char_p, c_int, c_int, POINTER(c_int32), c_int]),
+    "bitnet_eval": (c_int, [c_void_p, POINTER(c_int32), c_int, POINTER(c_float), c_int]),
+    "bitnet_prefill": (c_int, [c_void_p, POINTER(c_int32), c_int]),
+    "bitnet_vocab_size": (c_int, [c_void_p]),
+    "bitnet_decode_greedy": (c_int, [c_void_p, c_void_p, c_int, c_int, c_int, POINTER(c_int), c_int]),
 }
