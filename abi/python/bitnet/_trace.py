@@ -80,13 +80,14 @@ class CallableSink:
     def _event(self, state: Any, pointer: Any) -> int:
         if self.function is None:
             return int(c.BITNET_OK)
+        handled = sys.exc_info()[1]  # what the caller's own code is dealing with
         try:
             if pointer.contents.type == c.BITNET_EVENT_TENSOR:
                 self._tensor(TensorWindow(self._host, pointer, self.owner))
             else:
                 self.function(simple_event(pointer))
         except BaseException as error:  # it must not unwind through C: raised at the end of the `with`
-            _forget_locals(error)
+            _forget_locals(error, handled)
             self.error = error
             if not isinstance(error, Exception):  # Ctrl-C: nobody wants the rest of the evaluation
                 stop_evaluation(self._host, "interrupted")
@@ -108,9 +109,9 @@ class CallableSink:
             raise BufferError("a sink kept an array of an event beyond its call: copy() it, or trace with copy=True")
 
 
-def _forget_locals(error: Optional[BaseException]) -> None:
+def _forget_locals(error: Optional[BaseException], handled: Optional[BaseException]) -> None:
     """The functions that an error went through may hold the event, whose memory will be gone when somebody looks at them."""
-    while error is not None:
+    while error is not None and error is not handled:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
