@@ -8,27 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-
-def declared(path, macro):
-    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
-    return set(re.findall(rf"^{macro}\b[^;]*?\b(\w+)\s*\(", text, flags=re.M))
+import header_text
 
 
-def header(source):
-    return declared(source / "include/bitnet_c.h", "BITNET_API")
-
-
-def compatibility_header(source):
-    return declared(source / "include/bitnet_cpp.h", "BITNET_CPP_API")
-
-
-def version_script(source):
-    text = (source / "abi/libbitnet.map").read_text()
+def version_script(text):
     return set(re.findall(r"^\s+(\w+);", text, flags=re.M))
 
 
-def table(source):
-    text = (source / "abi/SYMBOLS.md").read_text()
+def table(text):
     rows = re.findall(r"^\| `(\w+)` \| \S+ \| \S* ?\| (\S*) ?\|$", text, flags=re.M)
     return {name for name, last in rows if not last}
 
@@ -49,8 +36,8 @@ LANGUAGES = [("abi/python", "abi/python/bitnet/_library.py", r"""["'.](bitnet_\w
              ("abi/rust", "abi/rust/bitnet-sys/src/bindings.rs", r"\bfn\s+(bitnet_\w+)")]
 
 
-def languages(source):
-    types = set(re.findall(r"\bbitnet_\w+", (source / "include/bitnet_c.h").read_text())) - header(source)
+def languages(source, own):
+    types = set(re.findall(r"\bbitnet_\w+", (source / "include/bitnet_c.h").read_text())) - own
     for folder, file, pattern in LANGUAGES:
         if (source / folder).is_dir():
             path = source / file
@@ -58,34 +45,30 @@ def languages(source):
 
 
 def differences(reference, lists):
-    bad = 0
     for name, symbols in lists.items():
         for missing in sorted(reference - set(symbols)):
-            print(f"{name}: {missing} is missing")
-            bad = 1
+            yield f"{name}: {missing} is missing"
         for extra in sorted(set(symbols) - reference):
-            print(f"{name}: {extra} is not in the header")
-            bad = 1
-    return bad
+            yield f"{name}: {extra} is not in the header"
 
 
 def main():
     source, so = Path(sys.argv[1]), sys.argv[2]
-    own, compatibility = header(source), compatibility_header(source)
+    own, compatibility = (set(header.functions) for header in header_text.headers(source).values())
     if len(own) < 50 or len(compatibility) < 15:
         print(f"the headers name {len(own)} and {len(compatibility)} functions: did the pattern break?")
         return 1
     nodes = library(so)
-    lists = {"abi/libbitnet.map": version_script(source), "abi/SYMBOLS.md": table(source), so: nodes}
-    bad = differences(own | compatibility, lists)
-    for name in sorted(compatibility & set(nodes)):
-        if not nodes[name].startswith("BITNET_COMPAT_"):
-            print(f"{so}: {name} is of node {nodes[name]}: expected BITNET_COMPAT_...")
-            bad = 1
-    others = dict(languages(source))
-    bad |= differences(own, others)
-    print(f"{len(own)} + {len(compatibility)} functions in {2 + len(lists) + len(others)} places: {'different' if bad else 'equal'}")
-    return bad
+    lists = {"abi/libbitnet.map": version_script((source / "abi/libbitnet.map").read_text()),
+             "abi/SYMBOLS.md": table((source / "abi/SYMBOLS.md").read_text()), so: nodes}
+    others = dict(languages(source, own))
+    found = [*differences(own | compatibility, lists), *differences(own, others)]
+    found += [f"{so}: {name} is of node {nodes[name]}: expected BITNET_COMPAT_..." for name in sorted(compatibility & set(nodes))
+              if not nodes[name].startswith("BITNET_COMPAT_")]
+    print("\n".join(found + [f"{len(own)} + {len(compatibility)} functions in {2 + len(lists) + len(others)} places: "
+                             f"{'different' if found else 'equal'}"]))
+    return 1 if found else 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

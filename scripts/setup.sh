@@ -9,7 +9,7 @@ deps="$root/build/deps"
 packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-blake3-dev libcli11-dev nlohmann-json3-dev
           libsimdjson-dev libzstd-dev rapidjson-dev libgtest-dev python3"
 if [ "${1:-}" = tests ]; then
-    packages="$packages b3sum jq libbenchmark-dev valgrind strace"
+    packages="$packages abigail-tools b3sum jq libbenchmark-dev valgrind strace"
     # A cluster of one node, which the test of the sweeps starts for itself.
     packages="$packages munge slurm-client slurmctld slurmd"
     # The AArch64 library is built and run here too.
@@ -17,6 +17,8 @@ if [ "${1:-}" = tests ]; then
     # A Node.js or Python from elsewhere serves as well; Debian's npm would conflict with such a Node.js.
     command -v node >/dev/null 2>&1 || packages="$packages nodejs"
     command -v npm >/dev/null 2>&1 || packages="$packages npm"
+    # Likewise Rust: rustup's is newer.
+    command -v cargo >/dev/null 2>&1 || packages="$packages rustc cargo"
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages="$packages python3-venv"
 fi
 

@@ -1,5 +1,10 @@
-/* A program in C alone that goes once through every section of the header. Exit 0: all as expected. */
+/* A program in C alone that goes once through every section of the header. Exit 0: all as expected. Compiled with today's header
+ * and, as an old program would be, with the frozen one of 1.0: what comes later goes behind BITNET_ABI_MINOR. */
+#ifdef FROZEN
+#include "tests/abi/frozen/bitnet_c_1_0.h"
+#else
 #include <bitnet_c.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
