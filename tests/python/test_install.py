@@ -23,7 +23,8 @@ def fresh(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fresh")
     tree_before = tree()
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    options = ["-C", "cmake.source-dir=abi/python/prebuilt", "-C", f"cmake.define.BITNET_BUILD_DIR={os.environ['BITNET_BUILD_DIR']}"]
+    options = ["--config-settings", "cmake.source-dir=abi/python/prebuilt",
+               "--config-settings", f"cmake.define.BITNET_BUILD_DIR={os.environ['BITNET_BUILD_DIR']}"]
     done = run([folder / "bin" / "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", "--no-index", "--find-links",
                 os.environ["BITNET_WHEELS"], ".[numpy]", *options], cwd=ROOT)
     assert done.returncode == 0, done.stderr.decode()

@@ -133,18 +133,29 @@ def test_a_library_that_is_not_there_is_named(tmp_path):
     assert message.startswith(f"ImportError: bitnet: BITNET_LIBRARY is '{tmp_path / 'none.so'}', which cannot be loaded")
 
 
-def test_without_the_variable_the_wheels_own_library_comes_first(tmp_path):
-    package = tmp_path / "bitnet"
+def test_without_the_variable_the_wheels_own_library_comes_first_then_the_build_trees(tmp_path):
+    package = tmp_path / "abi" / "python" / "bitnet"
     shutil.copytree(ROOT / "abi/python/bitnet", package, ignore=shutil.ignore_patterns("__pycache__"))
     environment = {name: value for name, value in os.environ.items() if name != "BITNET_LIBRARY"}
-    environment["PYTHONPATH"] = str(tmp_path)
-    run = [sys.executable, "-c", "import bitnet; print(bitnet.library_path())"]
-    done = subprocess.run(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-    assert done.returncode == 1 and b"Set BITNET_LIBRARY to its path" in done.stderr.splitlines()[-1]
-    (package / "prefix" / "lib").mkdir(parents=True)
-    shutil.copy(bitnet.library_path(), package / "prefix" / "lib" / "libbitnet.so.1")
-    done = subprocess.run(run, env=environment, stdout=subprocess.PIPE, check=True)
-    assert done.stdout.decode().strip() == str(package / "prefix" / "lib" / "libbitnet.so.1")
+    environment["PYTHONPATH"] = str(package.parent)
+
+    def found():
+        return subprocess.run([sys.executable, "-c", "import bitnet; print(bitnet.library_path())"], env=environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+
+    def add(folder):
+        folder.mkdir(parents=True)
+        shutil.copy(bitnet.library_path(), folder / "libbitnet.so.1")
+        return str(folder / "libbitnet.so.1")
+
+    nothing = found()
+    assert nothing.returncode == 1 and b"Set BITNET_LIBRARY to its path" in nothing.stderr.splitlines()[-1]
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "bitnet_c.h").touch()
+    built = add(tmp_path / "build" / "release" / "lib")
+    assert found().stdout.decode().strip() == built
+    bundled = add(package / "prefix" / "lib")
+    assert found().stdout.decode().strip() == bundled
 
 
 def test_every_status_has_an_exception():

@@ -80,7 +80,12 @@ def test_from_memory_is_the_same_and_keeps_its_bytes(ids):
     gc.collect()
     assert alive() is not None  # the context reads it
     assert [t.id for t in context.generate(ids, max_tokens=5)] == want
+    context.eval(ids)
+    logits = context.logits
     del context
+    gc.collect()
+    assert alive() is not None  # so does the library's context, which the array keeps
+    del logits
     gc.collect()
     assert alive() is None
 
