@@ -6,13 +6,23 @@ Usage: generate.py [HEADER [OUT]]       defaults: the header of this tree, bitne
 It reads the C that the header is written in (constants, opaque structs, structs of plain fields and function pointers, function
 types, prototypes) and refuses anything else, so that a new kind of declaration cannot be left out unnoticed.
 """
+
 import re
 import sys
 from pathlib import Path
 
 SCALARS = {
-    "int8_t": "c_int8", "uint8_t": "c_uint8", "int32_t": "c_int32", "uint32_t": "c_uint32", "int64_t": "c_int64",
-    "uint64_t": "c_uint64", "size_t": "c_size_t", "float": "c_float", "double": "c_double", "int": "c_int", "char": "c_char",
+    "int8_t": "c_int8",
+    "uint8_t": "c_uint8",
+    "int32_t": "c_int32",
+    "uint32_t": "c_uint32",
+    "int64_t": "c_int64",
+    "uint64_t": "c_uint64",
+    "size_t": "c_size_t",
+    "float": "c_float",
+    "double": "c_double",
+    "int": "c_int",
+    "char": "c_char",
     "bitnet_status_t": "c_int32",
 }
 

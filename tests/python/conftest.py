@@ -22,8 +22,13 @@ DEMO = ROOT / "scripts" / "demo_model" / "demo.gguf"
 
 def cli(*arguments, **environment):
     """Standard output of the program; it must succeed."""
-    done = subprocess.run([bitnet.program_path(), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env={**os.environ, **environment}, check=False)
+    done = subprocess.run(
+        [bitnet.program_path(), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
@@ -31,8 +36,13 @@ def cli(*arguments, **environment):
 def python(code, *arguments, **environment):
     """What another Python prints that runs `code` with this package; it must succeed."""
     path = str(ROOT / "abi" / "python")
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env={**os.environ, "PYTHONPATH": path, **environment}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 

@@ -47,7 +47,9 @@ def test_divergence_says_where_and_what(rows):
     result = bitnet.compare_logits(a, b)
     assert not result and result.verdict == "divergence" and result.first_failed == 4 and result.n_failed == 1
     assert "cosine" in result.rows[4].failed and "cosine" in result.failed and not result.rows[3].failed
-    assert "first at 4" in repr(result) and "background" in result._repr_html_() and result._repr_html_().count("<tr") == 7
+    assert (
+        "first at 4" in repr(result) and "background" in result._repr_html_() and result._repr_html_().count("<tr") == 7
+    )
     b[1, 7] = math.nan
     result = bitnet.compare_logits(a, b)
     assert result.first_failed == 1 and result.rows[1].failed == {"finite"} and result.rows[1].n_nonfinite == 1
@@ -94,8 +96,22 @@ def test_crossval_is_the_programs(model, ids, tmp_path):
     other.eval(ids, logits="all")
     np.save(tmp_path / "b.npy", other.logits)
     tokens = ",".join(map(str, ids))
-    done = subprocess.run([bitnet.program_path(), "crossval", "-m", SMALL, "--tokens", tokens, "--against", tmp_path / "b.npy",
-                           "--format", "json"], stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [
+            bitnet.program_path(),
+            "crossval",
+            "-m",
+            SMALL,
+            "--tokens",
+            tokens,
+            "--against",
+            tmp_path / "b.npy",
+            "--format",
+            "json",
+        ],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
     report = json.loads(done.stdout)
     result = bitnet.crossval(model, other.logits, ids)
     assert done.returncode == (0 if result else 1)
@@ -156,7 +172,9 @@ def test_diff_errors_are_exceptions(model, ids, tmp_path, monkeypatch):
 def test_program_is_found_beside_the_library(monkeypatch):
     monkeypatch.delenv("BITNET_PROGRAM", raising=False)
     beside = bitnet.program_path()
-    assert os.path.samefile(os.path.join(os.path.dirname(os.path.dirname(bitnet.library_path())), "bin", "bitnet"), beside)
+    assert os.path.samefile(
+        os.path.join(os.path.dirname(os.path.dirname(bitnet.library_path())), "bin", "bitnet"), beside
+    )
     monkeypatch.setattr("bitnet._program.library_path", lambda: "libbitnet.so.1")
     monkeypatch.setenv("PATH", os.path.dirname(beside))
     assert bitnet.program_path() == beside
@@ -169,11 +187,15 @@ def test_program_is_found_beside_the_library(monkeypatch):
 
 def test_replay_gives_what_was_traced(ctx, model, ids):
     record = {}
-    with ctx.trace(lambda event: record.setdefault((event.layer, event.stage), []).append(event.data.copy()), select="*,*.*"):
+    with ctx.trace(
+        lambda event: record.setdefault((event.layer, event.stage), []).append(event.data.copy()), select="*,*.*"
+    ):
         ctx.eval(ids)
     replay = bitnet.Replay(model)
     assert replay.semantics.startswith("activation=relu2") and "bitnet.Replay of <bitnet.Model" in repr(replay)
-    flat = {key: np.concatenate(values).reshape(len(ids), -1) for key, values in record.items() if "scores" not in key[1]}
+    flat = {
+        key: np.concatenate(values).reshape(len(ids), -1) for key, values in record.items() if "scores" not in key[1]
+    }
     n = 0
     for operation in replay.operations:
         inputs = {i.stage: flat.get((i.layer, i.stage)) for i in operation.inputs}
@@ -187,7 +209,11 @@ def test_replay_gives_what_was_traced(ctx, model, ids):
         n += 1
     assert n > 60
     attention = next(o for o in replay.operations if o.stage == "attn_context")
-    assert [(i.stage, i.every_position) for i in attention.inputs] == [("q_rope", False), ("k_rope", True), ("v_proj", True)]
+    assert [(i.stage, i.every_position) for i in attention.inputs] == [
+        ("q_rope", False),
+        ("k_rope", True),
+        ("v_proj", True),
+    ]
     late = replay.run("q_rope", 0, {"q_proj": flat[0, "q_proj"][5:7]}, positions=[5, 6])
     assert (late == flat[0, "q_rope"][5:7]).all()
     scores = replay.run("attn_scores", 0, {"q_rope": flat[0, "q_rope"], "k_rope": flat[0, "k_rope"]})

@@ -209,8 +209,14 @@ def test_state(ctx, ids):
 def test_failures_are_exceptions_and_change_nothing(ctx, model, ids):
     ctx.eval(ids)
     expected = ctx.logits.copy()
-    for tokens, error in (([512], bitnet.InvalidError), ([-1], bitnet.InvalidError), ([2**31], bitnet.InvalidError),
-                          ([1.5], bitnet.InvalidError), ([], bitnet.InvalidError), ([1] * 501, bitnet.ContextFullError)):
+    for tokens, error in (
+        ([512], bitnet.InvalidError),
+        ([-1], bitnet.InvalidError),
+        ([2**31], bitnet.InvalidError),
+        ([1.5], bitnet.InvalidError),
+        ([], bitnet.InvalidError),
+        ([1] * 501, bitnet.ContextFullError),
+    ):
         with pytest.raises(error):
             ctx.eval(tokens)
     with pytest.raises(bitnet.InvalidError, match="logits is 'some': expected 'last', 'all', 'none'"):
@@ -231,6 +237,30 @@ def test_failures_are_exceptions_and_change_nothing(ctx, model, ids):
         model.context(kv_type="f64")
     with pytest.raises(bitnet.InvalidError):
         model.context(n_threads=-1)
+
+
+def test_what_c_would_cut_is_refused(ctx, model, ids):
+    ctx.eval(ids)
+    for call in (
+        lambda: model.context(n_ctx=2**32 + 5),
+        lambda: ctx.truncate(2**32),
+        lambda: ctx.top(1, row=2**32),
+        lambda: ctx.copy_logits(-(2**31) - 1),
+        lambda: model.token_text(2**32),
+        lambda: list(ctx.generate(max_tokens=2**32 + 1)),
+    ):
+        with pytest.raises(bitnet.InvalidError, match="out of range"):
+            call()
+    for call in (
+        lambda: bitnet.Model(f"{SMALL}\0.gguf"),
+        lambda: ctx.generate(stop="a\0b"),
+        lambda: bitnet.Trace("a\0b"),
+        lambda: ctx.trace("jsonl:path=a\0b").__enter__(),
+        lambda: bitnet.Model(SMALL, semantics="eps=1e-6\0"),
+    ):
+        with pytest.raises(bitnet.InvalidError, match="a NUL would end it"):
+            call()
+    assert ctx.position == 12 and len(list(ctx.generate(max_tokens=2))) == 2
 
 
 def test_cancel(ctx, ids):
@@ -302,7 +332,8 @@ def test_a_context_in_use_is_busy(ctx, ids):
 
 
 def test_a_program_that_ends_in_the_middle_ends_its_traces(tmp_path):
-    python(f"""
+    python(
+        f"""
 import bitnet
 ctx = bitnet.Model({str(SMALL)!r}).context()
 ctx.eval([1, 2, 3])
@@ -314,7 +345,10 @@ try:
 except bitnet.BusyError:
     keep.append(rest)
 keep.append(keep)
-""", BITNET_TRACE_PLUGIN=f"jsonl:path={tmp_path / 'a.jsonl'}", BITNET_LIBRARY=bitnet.library_path())
+""",
+        BITNET_TRACE_PLUGIN=f"jsonl:path={tmp_path / 'a.jsonl'}",
+        BITNET_LIBRARY=bitnet.library_path(),
+    )
     records = [json.loads(line)["record"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert records[0] == "run" and records[-1] == "run_end"
 

@@ -37,14 +37,23 @@ def port(trace, record, ids, heads=4):
 
 
 def test_a_port_in_python_agrees_with_us(model, ids, oracle, tmp_path):
-    with bitnet.Trace("numpy port", f"jsonl:path={tmp_path / 'port.jsonl'}", engine_version="1.0", model=model, prompt="words") as trace:
+    with bitnet.Trace(
+        "numpy port", f"jsonl:path={tmp_path / 'port.jsonl'}", engine_version="1.0", model=model, prompt="words"
+    ) as trace:
         assert trace.enabled and trace.wants("q_proj", 0, 5) and not trace.wants("attn_scores", 0, 5)
         port(trace, oracle, ids)
         assert trace.stats.n_sinks == 1 and "1 sinks" in repr(trace)
     run = lines(tmp_path / "port.jsonl")[0]
-    assert (run["engine"], run["engine_version"], run["model_hash"], run["tokens"]) == ("numpy port", "1.0", model.hash, ids)
+    assert (run["engine"], run["engine_version"], run["model_hash"], run["tokens"]) == (
+        "numpy port",
+        "1.0",
+        model.hash,
+        ids,
+    )
     assert run["prompt"] == "words" and run["hyperparameters"]["n_layer"] == 3
-    with model.trace(f"jsonl:path={tmp_path / 'ours.jsonl'}", select="*,!*:*:attn_scores_softmax", prompt="words") as ctx:
+    with model.trace(
+        f"jsonl:path={tmp_path / 'ours.jsonl'}", select="*,!*:*:attn_scores_softmax", prompt="words"
+    ) as ctx:
         ctx.eval(ids)
     result = bitnet.diff(tmp_path / "ours.jsonl", tmp_path / "port.jsonl")
     assert result and result.verdict == "match", result
@@ -65,17 +74,28 @@ def test_dtypes_strides_and_inputs_arrive_as_given(tmp_path):
         trace.emit("q_proj", base[:, 2:6], layer=1, inputs={"attn_norm": base[:, 8:10]}, kernel="mine", ns=77)
         trace.emit("q_proj", base[::-1, :4], layer=1)
         trace.emit("attn_norm.codes", np.arange(6, dtype=np.int8).reshape(3, 2), layer=1)
-        trace.emit("q_proj.acc", np.arange(6, dtype=np.int32).reshape(3, 2), layer=1, inputs={"attn_norm.codes": np.int8([1, 2])})
+        trace.emit(
+            "q_proj.acc",
+            np.arange(6, dtype=np.int32).reshape(3, 2),
+            layer=1,
+            inputs={"attn_norm.codes": np.int8([1, 2])},
+        )
         trace.emit("k_proj", base.astype(np.float16), layer=1)
         trace.emit("v_proj", np.uint16([[0x3F80, 0xC000]]), layer=1, dtype="bf16", position=6)
         trace.emit("t5/blk2/ffn_out", base[0])
-    assert (seen[0].data == base[:, 2:6]).all() and seen[0].position == 4 and seen[0].kernel == "mine" and seen[0].ns == 77
+    assert (
+        (seen[0].data == base[:, 2:6]).all() and seen[0].position == 4 and seen[0].kernel == "mine" and seen[0].ns == 77
+    )
     assert seen[0].inputs[0].name == "attn_norm" and (seen[0].inputs[0].data == base[:, 8:10]).all()
     assert (seen[1].data == base[::-1, :4]).all()
     assert [e.dtype for e in seen] == ["f32", "f32", "i8", "i32", "f16", "bf16", "f32"]
     assert seen[3].data.tolist() == [[0, 1], [2, 3], [4, 5]] and seen[3].inputs[0].data.tolist() == [[1, 2]] * 3
     assert (seen[4].data == base.astype(np.float16)).all() and (seen[4].float32() == base).all()
-    assert seen[5].position == 6 and seen[5].data.tolist() == [[0x3F80, 0xC000]] and seen[5].float32().tolist() == [[1.0, -2.0]]
+    assert (
+        seen[5].position == 6
+        and seen[5].data.tolist() == [[0x3F80, 0xC000]]
+        and seen[5].float32().tolist() == [[1.0, -2.0]]
+    )
     assert (seen[6].position, seen[6].layer, seen[6].stage) == (5, 2, "ffn_out")
 
 
@@ -127,7 +147,8 @@ def test_a_sink_may_ask_the_engine_to_stop():
 
 
 def test_plugins_of_the_environment_and_selection(tmp_path):
-    python("""
+    python(
+        """
 import bitnet
 with bitnet.Trace("port", hyperparameters={"n_layer": 2}, tokens=[5, 6]) as trace:
     trace.select("*:1:*")
@@ -136,7 +157,10 @@ with bitnet.Trace("port", hyperparameters={"n_layer": 2}, tokens=[5, 6]) as trac
         trace.emit("q_proj", memoryview(bytearray(32)).cast("f", [2, 4]), layer=layer)
     trace.kv(n_valid=2, n_max=8)
     trace.end()
-""", BITNET_TRACE_PLUGIN=f"jsonl:path={tmp_path / 'a.jsonl'}", BITNET_LIBRARY=bitnet.library_path())
+""",
+        BITNET_TRACE_PLUGIN=f"jsonl:path={tmp_path / 'a.jsonl'}",
+        BITNET_LIBRARY=bitnet.library_path(),
+    )
     found = lines(tmp_path / "a.jsonl")
     assert [(r["layer"], r["seq"]) for r in found if r["record"] == "tensor"] == [(1, 0), (1, 1)]
     assert found[0]["hyperparameters"]["n_layer"] == 2
@@ -150,8 +174,12 @@ def test_threads_may_emit_at_once():
     seen = []
     with bitnet.Trace("port", lambda event: seen.append((event.layer, float(event.data[0, 0])))) as trace:
         trace.step(0, 1)
-        threads = [threading.Thread(target=lambda i=i: [trace.emit("q_proj", np.full(4, i, np.float32), layer=i) for _ in range(50)])
-                   for i in range(4)]
+        threads = [
+            threading.Thread(
+                target=lambda i=i: [trace.emit("q_proj", np.full(4, i, np.float32), layer=i) for _ in range(50)]
+            )
+            for i in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import signal
 import threading
 import time
 
@@ -23,13 +25,18 @@ def no_thread_is_left():
     assert workers() == []
 
 
-@pytest.mark.parametrize("options, params", [
-    ([], {}),
-    (["--temperature", "0.9", "--seed", "7"], {"temperature": 0.9, "seed": 7}),
-    (["--temperature", "1.3", "--top-k", "20", "--top-p", "0.8", "--min-p", "0.01", "--seed", "3"],
-     {"temperature": 1.3, "top_k": 20, "top_p": 0.8, "min_p": 0.01, "seed": 3}),
-    (["--repeat-penalty", "1.5"], {"repeat_penalty": 1.5}),
-])
+@pytest.mark.parametrize(
+    "options, params",
+    [
+        ([], {}),
+        (["--temperature", "0.9", "--seed", "7"], {"temperature": 0.9, "seed": 7}),
+        (
+            ["--temperature", "1.3", "--top-k", "20", "--top-p", "0.8", "--min-p", "0.01", "--seed", "3"],
+            {"temperature": 1.3, "top_k": 20, "top_p": 0.8, "min_p": 0.01, "seed": 3},
+        ),
+        (["--repeat-penalty", "1.5"], {"repeat_penalty": 1.5}),
+    ],
+)
 def test_tokens_are_the_programs(ctx, ids, options, params):
     tokens = ",".join(map(str, ids))
     printed = cli("run", "-m", SMALL, "--tokens", tokens, "-n", "24", "--json", *options)
@@ -140,7 +147,9 @@ def test_failures(ctx, ids):
 
 def test_sinks_see_it_and_leaving_the_trace_ends_it(ctx, ids):
     stages = []
-    with ctx.trace(lambda event: stages.append((event.position, threading.current_thread().name)), select="*:0:attn_norm"):
+    with ctx.trace(
+        lambda event: stages.append((event.position, threading.current_thread().name)), select="*:0:attn_norm"
+    ):
         generation = ctx.generate(ids, max_tokens=50)
         for _, _token in zip(range(4), generation):
             pass
@@ -162,9 +171,27 @@ def test_a_sink_cannot_ask_for_the_next_token(ctx, ids):
 
 def test_program_may_end_with_a_generation_under_way():
     begin = time.monotonic()
-    assert python(f"""
+    assert (
+        python(
+            f"""
 import bitnet
 generation = bitnet.Model({str(SMALL)!r}).generate([1, 2, 3])
 print(next(generation).id >= 0)
-""", BITNET_LIBRARY=bitnet.library_path()) == "True\n"
+""",
+            BITNET_LIBRARY=bitnet.library_path(),
+        )
+        == "True\n"
+    )
     assert time.monotonic() - begin < 20
+
+
+def test_ctrl_c_ends_it(ctx, ids):
+    ctx.eval(ids)
+    position = ctx.position
+    with ctx.trace(lambda event: os.kill(os.getpid(), signal.SIGINT) or time.sleep(0.05), select="13:1:attn_norm"):
+        generation = ctx.generate(max_tokens=9)
+        with pytest.raises(KeyboardInterrupt):
+            list(generation)
+        assert generation.stopped_by == "closed" and list(generation) == []
+        ctx.eval([1])
+    assert ctx.position >= position + 1

@@ -23,10 +23,27 @@ def fresh(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fresh")
     tree_before = tree()
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    options = ["--config-settings", "cmake.source-dir=abi/python/prebuilt",
-               "--config-settings", f"cmake.define.BITNET_BUILD_DIR={os.environ['BITNET_BUILD_DIR']}"]
-    done = run([folder / "bin" / "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", "--no-index", "--find-links",
-                os.environ["BITNET_WHEELS"], ".[numpy]", *options], cwd=ROOT)
+    options = [
+        "--config-settings",
+        "cmake.source-dir=abi/python/prebuilt",
+        "--config-settings",
+        f"cmake.define.BITNET_BUILD_DIR={os.environ['BITNET_BUILD_DIR']}",
+    ]
+    done = run(
+        [
+            folder / "bin" / "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--disable-pip-version-check",
+            "--no-index",
+            "--find-links",
+            os.environ["BITNET_WHEELS"],
+            ".[numpy]",
+            *options,
+        ],
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert tree() == tree_before, "installing leaves files in the tree"
     return folder
@@ -34,13 +51,21 @@ def fresh(tmp_path_factory):
 
 def tree():
     """What git sees: neither build/ nor caches."""
-    return subprocess.run(["git", "status", "--porcelain", "--untracked-files=all"], cwd=ROOT, stdout=subprocess.PIPE, check=False).stdout
+    return subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=all"], cwd=ROOT, stdout=subprocess.PIPE, check=False
+    ).stdout
 
 
 def run(command, cwd, **environment):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BITNET_", "PYTHON"))}
-    return subprocess.run(list(map(str, command)), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
-                          env={**kept, **environment})
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+        env={**kept, **environment},
+    )
 
 
 def readme_lines():
@@ -51,7 +76,7 @@ def readme_lines():
 def test_six_lines_give_logits_and_a_trace(fresh, tmp_path):
     code = readme_lines()
     assert len(code.splitlines()) == 6
-    end = (tmp_path / "scripts" / "demo_model")
+    end = tmp_path / "scripts" / "demo_model"
     end.mkdir(parents=True)
     (end / "demo.gguf").symlink_to(DEMO)
     code += """
@@ -67,8 +92,14 @@ print("zero-copy", bitnet.library_path())
     lines = done.stdout.decode().splitlines()
     assert [line.split()[1] for line in lines[:2]] == ["embeddings", "attn_norm"]
     assert lines[-3].split()[1] == "logits"
-    assert lines[-2] == run([fresh / "bin" / "bitnet", "run", "-p", "2+2=", "-n", "1", "--json"],
-                            cwd=tmp_path).stdout.decode().split('"tokens": [')[1].split("]")[0].strip()
+    assert (
+        lines[-2]
+        == run([fresh / "bin" / "bitnet", "run", "-p", "2+2=", "-n", "1", "--json"], cwd=tmp_path)
+        .stdout.decode()
+        .split('"tokens": [')[1]
+        .split("]")[0]
+        .strip()
+    )
     library = Path(lines[-1].split()[1])
     assert fresh in library.parents and library.name == "libbitnet.so.1"
 
@@ -77,7 +108,8 @@ def test_plugins_shim_and_program_are_found_with_no_variable_set(fresh, tmp_path
     code = """
 import bitnet, json, sys
 model = bitnet.Model(sys.argv[1])
-plugins = ["null", "jsonl:path=a.jsonl", "npy:dir=raw,raw=all", "timeline:path=a.trace.json", "tracedir:dir=dir", "modeltracer:path=m.jsonl"]
+plugins = ["null", "jsonl:path=a.jsonl", "npy:dir=raw,raw=all", "timeline:path=a.trace.json", "tracedir:dir=dir",
+           "modeltracer:path=m.jsonl"]
 with model.trace(*plugins) as ctx:
     ctx.eval("2+2=")
 with model.trace("check:trace=a.jsonl") as ctx:

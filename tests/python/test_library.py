@@ -24,8 +24,11 @@ def header_code():
 
 
 def structs():
-    return {name: kind for name, kind in vars(_library).items()
-            if isinstance(kind, type) and issubclass(kind, ctypes.Structure) and kind is not ctypes.Structure}
+    return {
+        name: kind
+        for name, kind in vars(_library).items()
+        if isinstance(kind, type) and issubclass(kind, ctypes.Structure) and kind is not ctypes.Structure
+    }
 
 
 def constants():
@@ -34,7 +37,8 @@ def constants():
 
 def test_is_what_the_generator_writes():
     assert (ROOT / "abi/python/bitnet/_library.py").read_text() == generate.generate(HEADER.read_text()), (
-        "the header has changed: run abi/python/generate.py")
+        "the header has changed: run abi/python/generate.py"
+    )
 
 
 def test_functions_are_those_of_the_header():
@@ -63,7 +67,9 @@ def test_layouts_and_constants_are_the_compilers(tmp_path):
         lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
         expected.append(f"{name} {ctypes.sizeof(kind)}")
         for field, _ in kind._fields_:
-            lines.append(f'printf("{name}.{field} %zu %zu\\n", offsetof({name}, {field}), sizeof((({name} *)0)->{field}));')
+            lines.append(
+                f'printf("{name}.{field} %zu %zu\\n", offsetof({name}, {field}), sizeof((({name} *)0)->{field}));'
+            )
             at = getattr(kind, field)
             expected.append(f"{name}.{field} {at.offset} {at.size}")
     for name, value in constants().items():
@@ -74,20 +80,30 @@ def test_layouts_and_constants_are_the_compilers(tmp_path):
             lines.append(f'printf("{name} %lld\\n", (long long){name});')
             expected.append(f"{name} {value}")
     program = tmp_path / "layout.c"
-    program.write_text("#include <bitnet_c.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void) {\n" + "\n".join(lines) +
-                       "\nreturn 0; }\n")
+    program.write_text(
+        "#include <bitnet_c.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void) {\n"
+        + "\n".join(lines)
+        + "\nreturn 0; }\n"
+    )
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    subprocess.run([compiler, "-std=c11", f"-I{ROOT / 'include'}", str(program), "-o", str(tmp_path / "layout")], check=True)
-    printed = subprocess.run([str(tmp_path / "layout")], stdout=subprocess.PIPE, check=True).stdout.decode().splitlines()
+    subprocess.run(
+        [compiler, "-std=c11", f"-I{ROOT / 'include'}", str(program), "-o", str(tmp_path / "layout")], check=True
+    )
+    printed = (
+        subprocess.run([str(tmp_path / "layout")], stdout=subprocess.PIPE, check=True).stdout.decode().splitlines()
+    )
     assert printed == expected
 
 
-@pytest.mark.parametrize("text, complaint", [
-    ("typedef union { int32_t a; } bitnet_new_t;", "cannot read"),
-    ("BITNET_API int32_t bitnet_new(unsigned long long x);", "unknown type"),
-    ("#pragma pack(1)\n", "unknown directive"),
-    ("#define BITNET_NEW sizeof(int)/2\n", "not a constant"),
-])
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("typedef union { int32_t a; } bitnet_new_t;", "cannot read"),
+        ("BITNET_API int32_t bitnet_new(unsigned long long x);", "unknown type"),
+        ("#pragma pack(1)\n", "unknown directive"),
+        ("#define BITNET_NEW sizeof(int)/2\n", "not a constant"),
+    ],
+)
 def test_generator_refuses_what_it_does_not_know(text, complaint):
     with pytest.raises(SystemExit, match=complaint):
         generate.generate(text)
@@ -101,8 +117,12 @@ def test_library_is_the_one_that_was_asked_for():
 
 def failing_import(library):
     """The message of an import with another library."""
-    done = subprocess.run([sys.executable, "-c", "import bitnet"], stderr=subprocess.PIPE, check=False,
-                          env={**os.environ, "PYTHONPATH": str(ROOT / "abi/python"), "BITNET_LIBRARY": str(library)})
+    done = subprocess.run(
+        [sys.executable, "-c", "import bitnet"],
+        stderr=subprocess.PIPE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "abi/python"), "BITNET_LIBRARY": str(library)},
+    )
     assert done.returncode == 1
     return done.stderr.decode().splitlines()[-1]
 
@@ -117,8 +137,10 @@ def fake_library(tmp_path, code):
 @pytest.mark.parametrize("version, found", [(0x20000, "2.0"), (0x00005, "0.5")])
 def test_another_abi_is_refused(tmp_path, version, found):
     library = fake_library(tmp_path, f"unsigned bitnet_abi_version(void) {{ return {version}; }}")
-    assert failing_import(library) == (f"ImportError: bitnet: '{library}' has ABI {found}: this package needs "
-                                       f"1.{_library.BITNET_ABI_MINOR} or a later 1.x")
+    assert failing_import(library) == (
+        f"ImportError: bitnet: '{library}' has ABI {found}: this package needs "
+        f"1.{_library.BITNET_ABI_MINOR} or a later 1.x"
+    )
 
 
 def test_a_library_without_our_functions_is_refused(tmp_path):
@@ -130,7 +152,9 @@ def test_a_library_without_our_functions_is_refused(tmp_path):
 
 def test_a_library_that_is_not_there_is_named(tmp_path):
     message = failing_import(tmp_path / "none.so")
-    assert message.startswith(f"ImportError: bitnet: BITNET_LIBRARY is '{tmp_path / 'none.so'}', which cannot be loaded")
+    assert message.startswith(
+        f"ImportError: bitnet: BITNET_LIBRARY is '{tmp_path / 'none.so'}', which cannot be loaded"
+    )
 
 
 def test_without_the_variable_the_wheels_own_library_comes_first_then_the_build_trees(tmp_path):
@@ -140,8 +164,13 @@ def test_without_the_variable_the_wheels_own_library_comes_first_then_the_build_
     environment["PYTHONPATH"] = str(package.parent)
 
     def found():
-        return subprocess.run([sys.executable, "-c", "import bitnet; print(bitnet.library_path())"], env=environment,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        return subprocess.run(
+            [sys.executable, "-c", "import bitnet; print(bitnet.library_path())"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
 
     def add(folder):
         folder.mkdir(parents=True)
@@ -164,7 +193,7 @@ def test_every_status_has_an_exception():
     assert set(classes) == set(statuses)
     for status, name in statuses.items():
         assert _loader.decode(_loader.lib.bitnet_status_name(status)) == name
-        words = name[len("BITNET_E_"):].capitalize()
+        words = name[len("BITNET_E_") :].capitalize()
         if status not in (_library.BITNET_E_BUFFER, _library.BITNET_E_NOMEM, _library.BITNET_E_OVERFLOW):
             assert classes[status].__name__ == f"{words}Error"
 
@@ -191,7 +220,11 @@ with bitnet.Trace("port", rows.append, copy=True) as trace:
     trace.emit("logits", logits)
 print(rows[0].data.tolist() == logits.tolist())
 """)
-    assert printed.splitlines() == ["memoryview (3, 512) f True True {('memoryview', True)}", "(3, 256) 2 match", "True"]
+    assert printed.splitlines() == [
+        "memoryview (3, 512) f True True {('memoryview', True)}",
+        "(3, 256) 2 match",
+        "True",
+    ]
 
 
 def test_imports_nothing_but_the_standard_library_and_numpy():

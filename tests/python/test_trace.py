@@ -28,7 +28,16 @@ def test_a_callable_sees_what_the_plugin_writes(ctx, ids, tmp_path):
     def sink(event):
         for row in range(event.data.shape[0]):
             assert event.blake3(row) == bitnet.blake3(event.data[row])
-            seen.append((event.position + row, event.layer, event.stage, event.blake3(row), list(event.data.shape[1:]), event.dtype.upper()))
+            seen.append(
+                (
+                    event.position + row,
+                    event.layer,
+                    event.stage,
+                    event.blake3(row),
+                    list(event.data.shape[1:]),
+                    event.dtype.upper(),
+                )
+            )
 
     with ctx.trace(sink, f"jsonl:path={tmp_path / 'a.jsonl'}", select=EVERYTHING) as trace:
         ctx.eval(ids[:8])
@@ -67,11 +76,18 @@ def test_every_event_as_a_dataclass(ctx, model, ids):
     with ctx.trace(events.append, events="all", copy=True, prompt="a prompt", select="*:0:attn_norm"):
         ctx.eval(ids[:4])
         ctx.eval(embeddings=np.zeros((1, 256), np.float32))
-    assert [type(e).__name__ for e in events] == (["RunBegin"] + ["StepBegin", "Tensor", "KvState", "StepEnd"] * 2 + ["RunEnd"])
+    assert [type(e).__name__ for e in events] == (
+        ["RunBegin"] + ["StepBegin", "Tensor", "KvState", "StepEnd"] * 2 + ["RunEnd"]
+    )
     run, step, tensor, kv, end = events[:5]
     assert run.engine == "bitnet-c" and run.engine_version == bitnet.__version__ and run.model_hash == model.hash
     assert run.model_path == str(SMALL) and run.prompt == b"a prompt" and run.tokens == ids[:4] and run.n_threads == 1
-    assert run.selection == "*:0:attn_norm" and run.kv_type == "f32" and not run.overridden and run.semantics == model.semantics
+    assert (
+        run.selection == "*:0:attn_norm"
+        and run.kv_type == "f32"
+        and not run.overridden
+        and run.semantics == model.semantics
+    )
     assert step.tokens == ids[:4] and step.position == 0 and end.status == 0
     assert (tensor.stage, tensor.stage_id, tensor.layer, tensor.position) == ("attn_norm", 2, 0, 0)
     assert tensor.data.shape == (4, 256) and tensor.dtype == "f32" and tensor.kernel and tensor.inputs == ()
@@ -161,7 +177,10 @@ def test_plugins_fail_by_name(ctx, ids, tmp_path):
     with pytest.raises(bitnet.PluginError, match="no_such_plugin"):
         with ctx.trace("jsonl:path=" + str(tmp_path / "a.jsonl"), "no_such_plugin"):
             pytest.fail("entered")
-    assert ctx.tracing is None and bitnet._trace.stats_of(bitnet._loader.lib.bitnet_trace_get_stats, ctx._pointer).n_sinks == 0
+    assert (
+        ctx.tracing is None
+        and bitnet._trace.stats_of(bitnet._loader.lib.bitnet_trace_get_stats, ctx._pointer).n_sinks == 0
+    )
     with pytest.raises(bitnet.PluginError, match="jsonl"):
         with ctx.trace("jsonl:path=/dev/full"):
             ctx.eval(ids)
@@ -184,6 +203,15 @@ def test_wrong_arguments(ctx):
                 pytest.fail("entered")
 
 
+def test_a_trace_is_entered_once(ctx, ids):
+    trace = ctx.trace(lambda event: None)
+    with trace:
+        ctx.eval(ids)
+    with pytest.raises(bitnet.InvalidError, match="entered once"):
+        with trace:
+            pytest.fail("entered")
+
+
 def test_selection_is_put_back(ctx, ids):
     seen = []
     with ctx.trace(lambda event: seen.append(event.stage), select="*:*:q_proj"):
@@ -196,7 +224,9 @@ def test_selection_is_put_back(ctx, ids):
 
 
 def test_model_trace_is_a_context_of_its_own(model, ids, tmp_path):
-    with model.trace(f"jsonl:path={tmp_path / 'a.jsonl'}", context={"n_threads": 1, "kv_type": "f16"}, select="*:*:logits") as ctx:
+    with model.trace(
+        f"jsonl:path={tmp_path / 'a.jsonl'}", context={"n_threads": 1, "kv_type": "f16"}, select="*:*:logits"
+    ) as ctx:
         ctx.eval(ids, logits="all")
         logits = ctx.logits
     assert [r["blake3"] for r in records(tmp_path / "a.jsonl")] == [bitnet.blake3(row) for row in logits]
@@ -272,8 +302,11 @@ def test_sinks_run_on_the_thread_that_evaluates(model, ids):
     names = []
 
     def work():
-        with model.trace(lambda event: names.append((event.layer, threading.current_thread().name)), select="*:0-2:attn_norm",
-                         context={"n_threads": 2}) as ctx:
+        with model.trace(
+            lambda event: names.append((event.layer, threading.current_thread().name)),
+            select="*:0-2:attn_norm",
+            context={"n_threads": 2},
+        ) as ctx:
             ctx.eval(ids)
 
     threads = [threading.Thread(target=work, name=f"worker {i}") for i in range(3)]
@@ -287,7 +320,8 @@ def test_sinks_run_on_the_thread_that_evaluates(model, ids):
 
 
 def test_plugins_of_the_environment_stay(tmp_path):
-    printed = python(f"""
+    printed = python(
+        f"""
 import bitnet
 ctx = bitnet.Model({str(SMALL)!r}).context(n_threads=1)
 ctx.eval([1])
@@ -298,7 +332,10 @@ n = len(seen)
 ctx.eval([3])
 print(n, len(seen) - n, trace.stats.n_sinks)
 ctx.close()
-""", BITNET_TRACE_PLUGIN=f"jsonl:path={tmp_path / 'a.jsonl'}", BITNET_LIBRARY=bitnet.library_path())
+""",
+        BITNET_TRACE_PLUGIN=f"jsonl:path={tmp_path / 'a.jsonl'}",
+        BITNET_LIBRARY=bitnet.library_path(),
+    )
     n = int(printed.split()[0])
     assert n > 50 and printed.split()[1:] == ["0", "2"]
     assert {r["seq"] for r in records(tmp_path / "a.jsonl")} == {0, 1, 2}
@@ -309,8 +346,14 @@ def test_readme_six_lines(tmp_path):
     readme = (ROOT / "abi/python/README.md").read_text()
     code = readme.split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line.strip()]) == 6
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
-                          env={**os.environ, "PYTHONPATH": str(ROOT / "abi/python")})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "abi/python")},
+    )
     assert done.returncode == 0, done.stderr.decode()
     lines = done.stdout.decode().splitlines()
     assert lines[0].split()[:2] == ["-1", "embeddings"] and "logits" in lines[-2] and len(lines) > 50

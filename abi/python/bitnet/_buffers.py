@@ -22,7 +22,18 @@ else:
 
 HAS_NUMPY = np is not None
 __all__ = [
-    "DTYPES", "HAS_NUMPY", "Array", "Values", "Window", "bytes_at", "copy_array", "doubles", "floats", "new_array", "np", "packed_strides",
+    "DTYPES",
+    "HAS_NUMPY",
+    "Array",
+    "Values",
+    "Window",
+    "bytes_at",
+    "copy_array",
+    "doubles",
+    "floats",
+    "new_array",
+    "np",
+    "packed_strides",
     "token_ids",
 ]
 

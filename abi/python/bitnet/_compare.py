@@ -11,22 +11,44 @@ from . import _library as c
 from ._buffers import Array, doubles, floats, token_ids
 from ._context import Context
 from ._errors import InvalidError
-from ._loader import check, decode, lib, sized
+from ._loader import check, decode, lib, sized, text
 from ._model import Model
 
 METRICS = {
-    "cosine": c.BITNET_METRIC_COSINE, "l2": c.BITNET_METRIC_L2, "max_abs": c.BITNET_METRIC_MAX_ABS, "close": c.BITNET_METRIC_CLOSE,
-    "mse": c.BITNET_METRIC_MSE, "nmse": c.BITNET_METRIC_NMSE, "kl": c.BITNET_METRIC_KL, "mean_kl": c.BITNET_METRIC_MEAN_KL,
-    "top1": c.BITNET_METRIC_TOP1, "top_k": c.BITNET_METRIC_TOP_K, "either": c.BITNET_METRIC_EITHER,
+    "cosine": c.BITNET_METRIC_COSINE,
+    "l2": c.BITNET_METRIC_L2,
+    "max_abs": c.BITNET_METRIC_MAX_ABS,
+    "close": c.BITNET_METRIC_CLOSE,
+    "mse": c.BITNET_METRIC_MSE,
+    "nmse": c.BITNET_METRIC_NMSE,
+    "kl": c.BITNET_METRIC_KL,
+    "mean_kl": c.BITNET_METRIC_MEAN_KL,
+    "top1": c.BITNET_METRIC_TOP1,
+    "top_k": c.BITNET_METRIC_TOP_K,
+    "either": c.BITNET_METRIC_EITHER,
     "finite": c.BITNET_METRIC_FINITE,
 }
 # A limit that is given on its own makes its metric count.
 _JUDGES = {
-    "cosine_min": "cosine", "l2_max": "l2", "max_abs_max": "max_abs", "atol": "close", "rtol": "close", "mse_max": "mse",
-    "nmse_max": "nmse", "kl_max": "kl", "mean_kl_max": "mean_kl", "top_k_min": "top_k", "top1_noise": "top1",
-    "either_cosine_min": "either", "either_max_abs_max": "either",
+    "cosine_min": "cosine",
+    "l2_max": "l2",
+    "max_abs_max": "max_abs",
+    "atol": "close",
+    "rtol": "close",
+    "mse_max": "mse",
+    "nmse_max": "nmse",
+    "kl_max": "kl",
+    "mean_kl_max": "mean_kl",
+    "top_k_min": "top_k",
+    "top1_noise": "top1",
+    "either_cosine_min": "either",
+    "either_max_abs_max": "either",
 }
-_VERDICTS = {c.BITNET_COMPARE_MATCH: "match", c.BITNET_COMPARE_DIVERGED: "divergence", c.BITNET_COMPARE_NOTHING: "nothing"}
+_VERDICTS = {
+    c.BITNET_COMPARE_MATCH: "match",
+    c.BITNET_COMPARE_DIVERGED: "divergence",
+    c.BITNET_COMPARE_NOTHING: "nothing",
+}
 
 #: What an engine is to crossval(): a Model or Context of ours, a function from a list of token ids to logits
 #: (n_tokens, n_vocab), or such logits.
@@ -96,7 +118,10 @@ class Comparison:
     def text(self) -> str:
         """The verdict in a sentence."""
         n = len(self.rows)
-        figures = f"least cosine {self.cosine_least:.6g}, largest |a - b| {self.max_abs_largest:.3g}, mean KL {self.kl_mean:.3g} nats"
+        figures = (
+            f"least cosine {self.cosine_least:.6g}, largest |a - b| {self.max_abs_largest:.3g}, "
+            f"mean KL {self.kl_mean:.3g} nats"
+        )
         if self.verdict == "nothing":
             return f"nothing compared: {n} positions, unmeasured {', '.join(sorted(self.unmeasured)) or 'nothing'}"
         if self.verdict == "match":
@@ -112,8 +137,12 @@ class Comparison:
         head = "".join(f"<th>{name}</th>" for name in ("position", *names, "top-1", "outside"))
         rows = []
         for i, row in enumerate(self.rows):
-            cells = [str(i), *(f"{getattr(row, name):.6g}" for name in names), f"{row.top1_a} / {row.top1_b}",
-                     html.escape(", ".join(sorted(row.failed)))]
+            cells = [
+                str(i),
+                *(f"{getattr(row, name):.6g}" for name in names),
+                f"{row.top1_a} / {row.top1_b}",
+                html.escape(", ".join(sorted(row.failed))),
+            ]
             mark = ' style="background:#fdd"' if row.failed else ""
             rows.append(f"<tr{mark}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
         return f"<p><b>{html.escape(self.text)}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
@@ -131,7 +160,7 @@ def presets() -> List[str]:
 
 def _limits(preset: str, given: Dict[str, Any]) -> Any:
     limits = sized(c.bitnet_logits_limits_t)
-    check(lib.bitnet_compare_preset(preset.encode(), ctypes.byref(limits)))
+    check(lib.bitnet_compare_preset(text(preset, "preset"), ctypes.byref(limits)))
     known = {name for name, _ in limits._fields_} - {"struct_size", "reserved", "judged"}
     for name, value in given.items():
         if name not in known:
@@ -158,14 +187,25 @@ def compare_logits(a: Any, b: Any, preset: str = "bitnet", **limits: Any) -> Com
         row.struct_size = ctypes.sizeof(row)
     summary = sized(c.bitnet_logits_summary_t)
     pointer = ctypes.POINTER(ctypes.c_float)
-    check(lib.bitnet_compare_logits(ctypes.cast(left.address, pointer), ctypes.cast(right.address, pointer), n_rows, n_vocab,
-                                    ctypes.byref(chosen), rows, ctypes.byref(summary)))
+    check(
+        lib.bitnet_compare_logits(
+            ctypes.cast(left.address, pointer),
+            ctypes.cast(right.address, pointer),
+            n_rows,
+            n_vocab,
+            ctypes.byref(chosen),
+            rows,
+            ctypes.byref(summary),
+        )
+    )
     return _result(rows, summary, chosen)
 
 
 def _result(rows: Any, summary: Any, limits: Any) -> Comparison:
     def values(struct: Any, skip: Tuple[str, ...]) -> Dict[str, Any]:
-        return {name: getattr(struct, name) for name, _ in struct._fields_ if name not in ("struct_size", "reserved", *skip)}
+        return {
+            name: getattr(struct, name) for name, _ in struct._fields_ if name not in ("struct_size", "reserved", *skip)
+        }
 
     def names(struct: Any, *fields: str) -> Dict[str, Any]:
         return {name: _names(getattr(struct, name)) for name in fields}
@@ -175,14 +215,19 @@ def _result(rows: Any, summary: Any, limits: Any) -> Comparison:
     bits = ("failed", "warned", "unmeasured")
     out = values(summary, ("verdict", "n_rows", "first_failed", *bits))
     first = None if summary.first_failed == summary.n_rows else int(summary.first_failed)
-    return Comparison(verdict=_VERDICTS[summary.verdict], rows=made, first_failed=first,
-                      limits={**values(limits, ("judged",)), "judged": _names(limits.judged)},
-                      **names(summary, *bits), **out)
+    return Comparison(
+        verdict=_VERDICTS[summary.verdict],
+        rows=made,
+        first_failed=first,
+        limits={**values(limits, ("judged",)), "judged": _names(limits.judged)},
+        **names(summary, *bits),
+        **out,
+    )
 
 
 def logprobs(logits: Any, tokens: Sequence[int]) -> Array:
-    """(n,) float64: the natural log-probability of tokens[j] in row j of any engine's logits, (n, n_vocab) float32, in the library's
-    arithmetic. NaN for a row with NaN or +inf, or of -inf alone."""
+    """(n,) float64: the natural log-probability of tokens[j] in row j of any engine's logits, (n, n_vocab) float32, in the
+    library's arithmetic. NaN for a row with NaN or +inf, or of -inf alone."""
     rows, ids = floats(logits, "logits"), token_ids(tokens)
     if len(ids) != rows.shape[0]:
         raise InvalidError(f"{len(ids)} tokens for {rows.shape[0]} rows of logits: expected one for each")
@@ -192,16 +237,24 @@ def logprobs(logits: Any, tokens: Sequence[int]) -> Array:
     return doubles(out)
 
 
-def crossval(reference: Engine, candidate: Engine, prompt: Union[str, bytes, Sequence[int]], preset: str = "bitnet",
-             **limits: Any) -> Comparison:
+def crossval(
+    reference: Engine,
+    candidate: Engine,
+    prompt: Union[str, bytes, Sequence[int]],
+    preset: str = "bitnet",
+    **limits: Any,
+) -> Comparison:
     """Evaluates a prompt with two engines and compares the logits of every position; the first is the reference.
 
     An engine is a Model (a new context), a Context (from its position on), a function from token ids to logits (n_tokens, n_vocab),
     or such logits. A text is tokenized by the first Model or Context there is; ids are taken as they are. `bitnet crossval` also
     holds tokenizers against each other and runs engines that are programs.
     """
-    models = [engine.model if isinstance(engine, Context) else engine for engine in (reference, candidate)
-              if isinstance(engine, (Model, Context))]
+    models = [
+        engine.model if isinstance(engine, Context) else engine
+        for engine in (reference, candidate)
+        if isinstance(engine, (Model, Context))
+    ]
     if isinstance(prompt, (str, bytes)):
         if not models:
             raise InvalidError("a text needs a Model or Context that makes token ids of it")
@@ -209,7 +262,9 @@ def crossval(reference: Engine, candidate: Engine, prompt: Union[str, bytes, Seq
     tokens = list(token_ids(prompt))
     if not tokens:
         raise InvalidError("the prompt has no tokens: at least one is needed")
-    result = compare_logits(_logits(reference, tokens, "reference"), _logits(candidate, tokens, "candidate"), preset, **limits)
+    result = compare_logits(
+        _logits(reference, tokens, "reference"), _logits(candidate, tokens, "candidate"), preset, **limits
+    )
     return Comparison(**{**result.__dict__, "tokens": tokens})
 
 

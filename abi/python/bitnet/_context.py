@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Seque
 from . import _library as c
 from ._buffers import Array, Window, bytes_at, doubles, floats, new_array, token_ids
 from ._errors import InternalError, InvalidError
-from ._loader import Handle, check, lib, sized
+from ._loader import Handle, check, int32, lib, sized
 
 if TYPE_CHECKING:
     from ._generate import Generation
@@ -65,10 +65,26 @@ class Context:
     keeps more rows than any before) while arrays are left raises BufferError before it does anything.
     """
 
-    def __init__(self, model: "Model", *, n_ctx: int = 0, n_threads: int = 0, n_batch: int = 0, kv_type: Optional[str] = None,
-                 head: str = "full", device_id: int = 0) -> None:
-        params = sized(c.bitnet_context_params_t, n_ctx=n_ctx, n_threads=n_threads, n_batch=n_batch,
-                       kv_type=choice("kv_type", kv_type, _KV), head=choice("head", head, _HEAD), device_id=device_id)
+    def __init__(
+        self,
+        model: "Model",
+        *,
+        n_ctx: int = 0,
+        n_threads: int = 0,
+        n_batch: int = 0,
+        kv_type: Optional[str] = None,
+        head: str = "full",
+        device_id: int = 0,
+    ) -> None:
+        params = sized(
+            c.bitnet_context_params_t,
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            n_batch=n_batch,
+            kv_type=choice("kv_type", kv_type, _KV),
+            head=choice("head", head, _HEAD),
+            device_id=device_id,
+        )
         pointer = ctypes.c_void_p()
         check(lib.bitnet_context_create(model._handle.pointer, ctypes.byref(params), ctypes.byref(pointer)))
         self._adopt(model, pointer)
@@ -90,9 +106,16 @@ class Context:
 
     # Evaluation
 
-    def eval(self, tokens: Union[str, bytes, Iterable[int], None] = None, *, logits: str = "last",
-             embeddings: Optional[Any] = None, cancel: Optional[Callable[[], Any]] = None, add_bos: Optional[bool] = None,
-             parse_special: bool = False) -> List[int]:
+    def eval(
+        self,
+        tokens: Union[str, bytes, Iterable[int], None] = None,
+        *,
+        logits: str = "last",
+        embeddings: Optional[Any] = None,
+        cancel: Optional[Callable[[], Any]] = None,
+        add_bos: Optional[bool] = None,
+        parse_special: bool = False,
+    ) -> List[int]:
         """Evaluates tokens after the current position and moves it; returns their ids.
 
         `tokens`: ids, or a text, which is tokenized (`add_bos`: None for what the file asks at position 0, never later).
@@ -109,7 +132,9 @@ class Context:
             ids, n, pointer = [], rows.shape[0], None
         else:
             assert tokens is not None
-            pointer = token_ids(self._prompt(tokens, add_bos, parse_special) if isinstance(tokens, (str, bytes)) else tokens)
+            pointer = token_ids(
+                self._prompt(tokens, add_bos, parse_special) if isinstance(tokens, (str, bytes)) else tokens
+            )
             ids, n = list(pointer), len(pointer)
         n_rows = n if keep == c.BITNET_LOGITS_ALL else 1
         self._make_room(n_rows)
@@ -172,7 +197,7 @@ class Context:
 
     def truncate(self, n_positions: int) -> None:
         """Keeps the first `n_positions`."""
-        check(lib.bitnet_context_truncate(self._pointer, n_positions))
+        check(lib.bitnet_context_truncate(self._pointer, int32(n_positions, "n_positions")))
 
     def fork(self) -> "Context":
         """An independent copy at the same position, without sinks and without logits."""
@@ -204,8 +229,8 @@ class Context:
     def _make_room(self, n_rows: int) -> None:
         if n_rows > self._rows_most and self._live_windows():
             raise BufferError(
-                f"this evaluation keeps {n_rows} rows of logits, more than the {self._rows_most} there is room for, so their memory "
-                f"has to move: arrays of `logits` or `hidden` are left; copy() them, or del them first"
+                f"this evaluation keeps {n_rows} rows of logits, more than the {self._rows_most} there is room for, so their "
+                f"memory has to move: arrays of `logits` or `hidden` are left; copy() them, or del them first"
             )
 
     def _rows(self, ith: Callable[..., Any], width: int) -> Array:
@@ -219,7 +244,9 @@ class Context:
         begin = ctypes.cast(first, ctypes.c_void_p).value or 0
         end = (ctypes.cast(last, ctypes.c_void_p).value or 0) + 4 * width
         if end - begin != 4 * width * n_rows:
-            raise InternalError(f"{n_rows} rows of {width} floats lie in {end - begin} bytes: this package cannot show them")
+            raise InternalError(
+                f"{n_rows} rows of {width} floats lie in {end - begin} bytes: this package cannot show them"
+            )
         return self._window(begin, (n_rows, width))
 
     def _window(self, address: int, shape: Tuple[int, ...]) -> Array:
@@ -254,14 +281,19 @@ class Context:
         if not 1 <= k <= self.model.info.n_vocab:
             raise InvalidError(f"k is {k}: expected 1 to {self.model.info.n_vocab}")
         tokens, logits = (ctypes.c_int32 * k)(), (ctypes.c_float * k)()
-        check(lib.bitnet_top_logits(self._pointer, row, k, tokens, logits))
+        check(lib.bitnet_top_logits(self._pointer, int32(row, "row"), k, tokens, logits))
         return list(zip(tokens, logits))
 
     def copy_logits(self, row: int = -1) -> Array:
         """One row of logits, (n_vocab,) float32, in memory of its own."""
         out, address = new_array(c.BITNET_DTYPE_F32, (self.model.info.n_vocab,))
         n = ctypes.c_size_t(self.model.info.n_vocab)
-        check(lib.bitnet_copy_logits(self._pointer, row, ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), ctypes.byref(n)))
+        row = int32(row, "row")
+        check(
+            lib.bitnet_copy_logits(
+                self._pointer, row, ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), ctypes.byref(n)
+            )
+        )
         return out
 
     # Generation and traces
@@ -274,8 +306,14 @@ class Context:
             self.eval(prompt)
         return Generation(self, **params)
 
-    def trace(self, *sinks: "Sink", select: Optional[str] = None, events: Union[str, Iterable[str]] = "tensor", copy: bool = False,
-              prompt: Union[str, bytes, None] = None) -> "Tracing":
+    def trace(
+        self,
+        *sinks: "Sink",
+        select: Optional[str] = None,
+        events: Union[str, Iterable[str]] = "tensor",
+        copy: bool = False,
+        prompt: Union[str, bytes, None] = None,
+    ) -> "Tracing":
         """`with ctx.trace(sink, ...):` shows every intermediate tensor to sinks. See Tracing."""
         from ._trace import Tracing
 

@@ -47,8 +47,10 @@ class Diff:
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{v}</td></tr>" for k, v in self.counts.items())
-        growth = "".join(f"<tr><td>{g['layer']}</td><td>{html.escape(str(g['stage']))}</td><td>{g['relative']}</td></tr>"
-                         for g in self.report["growth"])
+        growth = "".join(
+            f"<tr><td>{g['layer']}</td><td>{html.escape(str(g['stage']))}</td><td>{g['relative']}</td></tr>"
+            for g in self.report["growth"]
+        )
         table = f"<table><tr><th>layer</th><th>stage</th><th>relative</th></tr>{growth}</table>" if growth else ""
         return f"<p><b>{html.escape(self.verdict)}</b>: {html.escape(self.text)}</p><table>{rows}</table>{table}"
 
@@ -62,8 +64,15 @@ class DiffError(Exception):
         self.result = result
 
 
-def diff(a: PathLike, b: PathLike, *, tolerance: Union[str, float, None] = None, allow_missing: bool = False,
-         ignore: Iterable[str] = (), max_origins: Optional[int] = None) -> Diff:
+def diff(
+    a: PathLike,
+    b: PathLike,
+    *,
+    tolerance: Union[str, float, None] = None,
+    allow_missing: bool = False,
+    ignore: Iterable[str] = (),
+    max_origins: Optional[int] = None,
+) -> Diff:
     """Compares two traces (files, or folders of them); `a` is the reference.
 
     `tolerance`: "exact" (hashes), "auto" (hashes for the same engine and version, else the logits decide), or a relative L2
@@ -75,7 +84,7 @@ def diff(a: PathLike, b: PathLike, *, tolerance: Union[str, float, None] = None,
         command += ["--tolerance", str(tolerance)]
     if allow_missing:
         command.append("--allow-missing")
-    for key in ([ignore] if isinstance(ignore, str) else ignore):
+    for key in [ignore] if isinstance(ignore, str) else ignore:
         command += ["--ignore", key]
     if max_origins is not None:
         command += ["--max-origins", str(max_origins)]
@@ -85,7 +94,9 @@ def diff(a: PathLike, b: PathLike, *, tolerance: Union[str, float, None] = None,
         report = json.loads(done.stdout)
         result = Diff(report["verdict"], report["text"], report)
     except (ValueError, KeyError):
-        raise DiffError(said or f"'{command[0]} diff' ended with status {done.returncode} and no report", None) from None
+        raise DiffError(
+            said or f"'{command[0]} diff' ended with status {done.returncode} and no report", None
+        ) from None
     if result.verdict == "error":
         raise DiffError("; ".join(result.errors) or result.text, result)
     return result

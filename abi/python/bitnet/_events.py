@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 from . import _library as c
 from ._buffers import DTYPES, HAS_NUMPY, Array, Values, Window, copy_array, np, packed_strides
 from ._errors import InvalidError, UnsupportedError
-from ._loader import decode, lib
+from ._loader import decode, lib, text
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,10 @@ class Tensor(Event):
         if status == c.BITNET_E_UNSUPPORTED:
             raise UnsupportedError(f"{self.stage}: its values cannot be replaced")
         if status != 0:
-            raise InvalidError(f"{self.stage}, row {row}: {n} values do not replace {self.data.shape[0]} rows of "
-                               f"{source.event.contents.row_elements}")
-
+            raise InvalidError(
+                f"{self.stage}, row {row}: {n} values do not replace {self.data.shape[0]} rows of "
+                f"{source.event.contents.row_elements}"
+            )
 
     def stop(self, reason: str) -> None:
         """Ends the evaluation under way, before its next layer at the latest: it raises UserError with `reason`."""
@@ -186,13 +187,19 @@ def _extension(host: Any, name: bytes, table: Any) -> Any:
 
 
 def stop_evaluation(host: Any, reason: str) -> None:
-    _extension(host, c.BITNET_EXT_STOP, c.bitnet_ext_stop_t).stop(host, reason.encode())
+    _extension(host, c.BITNET_EXT_STOP, c.bitnet_ext_stop_t).stop(host, text(reason, "reason"))
 
 
 def _head(event: Any) -> Dict[str, Any]:
     header = getattr(event, "header", event)
-    return {"layer": header.layer, "position": header.position, "run": header.run, "seq": header.seq,
-            "time_ns": header.time_ns, "flags": header.flags}
+    return {
+        "layer": header.layer,
+        "position": header.position,
+        "run": header.run,
+        "seq": header.seq,
+        "time_ns": header.time_ns,
+        "flags": header.flags,
+    }
 
 
 def _tokens(pointer: Any, n: int) -> Optional[List[int]]:
@@ -200,12 +207,28 @@ def _tokens(pointer: Any, n: int) -> Optional[List[int]]:
 
 
 def _run_begin(event: Any) -> RunBegin:
-    names = ("engine", "engine_version", "model_path", "model_hash", "architecture", "hyperparameters", "semantics", "isa",
-             "kv_type", "selection")
+    names = (
+        "engine",
+        "engine_version",
+        "model_path",
+        "model_hash",
+        "architecture",
+        "hyperparameters",
+        "semantics",
+        "isa",
+        "kv_type",
+        "selection",
+    )
     prompt = ctypes.string_at(event.prompt, event.n_prompt_bytes) if event.prompt else None
     texts: Dict[str, Any] = {name: decode(getattr(event, name)) for name in names}
-    return RunBegin(**_head(event), **texts, prompt=prompt,
-                    n_threads=event.n_threads, n_batch=event.n_batch, tokens=_tokens(event.tokens, event.n_tokens))
+    return RunBegin(
+        **_head(event),
+        **texts,
+        prompt=prompt,
+        n_threads=event.n_threads,
+        n_batch=event.n_batch,
+        tokens=_tokens(event.tokens, event.n_tokens),
+    )
 
 
 def _kv_state(event: Any) -> KvState:
@@ -214,17 +237,30 @@ def _kv_state(event: Any) -> KvState:
 
 _SIMPLE: Mapping[int, Tuple[Any, Callable[[Any], Event]]] = {
     c.BITNET_EVENT_RUN_BEGIN: (c.bitnet_run_begin_event_t, _run_begin),
-    c.BITNET_EVENT_STEP_BEGIN: (c.bitnet_step_event_t, lambda e: StepBegin(**_head(e), tokens=_tokens(e.tokens, e.n_tokens))),
-    c.BITNET_EVENT_STEP_END: (c.bitnet_step_event_t,
-                              lambda e: StepEnd(**_head(e), tokens=_tokens(e.tokens, e.n_tokens), status=e.status)),
+    c.BITNET_EVENT_STEP_BEGIN: (
+        c.bitnet_step_event_t,
+        lambda e: StepBegin(**_head(e), tokens=_tokens(e.tokens, e.n_tokens)),
+    ),
+    c.BITNET_EVENT_STEP_END: (
+        c.bitnet_step_event_t,
+        lambda e: StepEnd(**_head(e), tokens=_tokens(e.tokens, e.n_tokens), status=e.status),
+    ),
     c.BITNET_EVENT_KV_STATE: (c.bitnet_kv_event_t, _kv_state),
-    c.BITNET_EVENT_RUN_END: (c.bitnet_run_end_event_t,
-                             lambda e: RunEnd(**_head(e), n_tensors=e.n_tensors, n_rows=e.n_rows, n_tokens=e.n_tokens)),
+    c.BITNET_EVENT_RUN_END: (
+        c.bitnet_run_end_event_t,
+        lambda e: RunEnd(**_head(e), n_tensors=e.n_tensors, n_rows=e.n_rows, n_tokens=e.n_tokens),
+    ),
 }
 
 #: name: number of the events there are
-EVENTS = {"run_begin": c.BITNET_EVENT_RUN_BEGIN, "step_begin": c.BITNET_EVENT_STEP_BEGIN, "tensor": c.BITNET_EVENT_TENSOR,
-          "step_end": c.BITNET_EVENT_STEP_END, "run_end": c.BITNET_EVENT_RUN_END, "kv_state": c.BITNET_EVENT_KV_STATE}
+EVENTS = {
+    "run_begin": c.BITNET_EVENT_RUN_BEGIN,
+    "step_begin": c.BITNET_EVENT_STEP_BEGIN,
+    "tensor": c.BITNET_EVENT_TENSOR,
+    "step_end": c.BITNET_EVENT_STEP_END,
+    "run_end": c.BITNET_EVENT_RUN_END,
+    "kv_state": c.BITNET_EVENT_KV_STATE,
+}
 
 
 def simple_event(pointer: Any) -> Event:
@@ -245,12 +281,26 @@ class TensorWindow:
         e = self.source.event.contents
         data = self._array(e.data, e.dtype, e.n_rows, e.shape[: e.n_dims], e.row_elements, e.row_stride)
         inputs = tuple(
-            TensorInput(decode(i.name), DTYPES[i.dtype][0],
-                        self._array(i.data, i.dtype, e.n_rows, i.shape[: i.n_dims], i.row_elements, i.row_stride))
-            for i in (e.inputs[: e.n_inputs] if e.n_inputs else ()) if i.data
+            TensorInput(
+                decode(i.name),
+                DTYPES[i.dtype][0],
+                self._array(i.data, i.dtype, e.n_rows, i.shape[: i.n_dims], i.row_elements, i.row_stride),
+            )
+            for i in (e.inputs[: e.n_inputs] if e.n_inputs else ())
+            if i.data
         )
-        return Tensor(**_head(e), stage=decode(e.stage_name), stage_id=e.stage, dtype=DTYPES[e.dtype][0], data=data,
-                      kernel=decode(e.kernel), first_row=e.first_row, ns=e.ns, inputs=inputs, _source=self.source)
+        return Tensor(
+            **_head(e),
+            stage=decode(e.stage_name),
+            stage_id=e.stage,
+            dtype=DTYPES[e.dtype][0],
+            data=data,
+            kernel=decode(e.kernel),
+            first_row=e.first_row,
+            ns=e.ns,
+            inputs=inputs,
+            _source=self.source,
+        )
 
     def _array(self, address: int, dtype: int, n_rows: int, shape: List[int], n: int, stride: int) -> Array:
         n_bytes = DTYPES[dtype][1]

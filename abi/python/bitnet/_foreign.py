@@ -9,15 +9,11 @@ from . import _library as c
 from ._buffers import Values, token_ids
 from ._errors import InvalidError
 from ._events import stage_id
-from ._loader import Handle, check, lib, sized
+from ._loader import Handle, check, int32, lib, optional_text, sized, text
 from ._trace import CallableSink, Sink, TraceStats, plugin_of, raise_first, stats_of
 
 if TYPE_CHECKING:
     from ._model import Model
-
-
-def _text(value: Optional[str]) -> Optional[bytes]:
-    return None if value is None else value.encode()
 
 
 def _row(values: Values, one_row: bool) -> Tuple[int, Tuple[int, ...], int]:
@@ -35,33 +31,74 @@ class Trace:
             trace.emit("q_proj", q, layer=3)        # q: (n_tokens, n_head, head_dim)
 
     `sinks` as in Context.trace; without any, those of BITNET_TRACE_PLUGIN. `model`: a bitnet.Model of the same file fills in path,
-    hash, architecture, hyperparameters and semantics, without which traces cannot be told to be of the same model; each can be given
-    by itself. `hyperparameters`, `semantics`: text "n_layer=30,..." or a mapping. `tokens`: ids from position 0 on, as far as they
+    hash, architecture, hyperparameters and semantics, without which traces cannot be told to be of the same model; each can be
+    given by itself. `hyperparameters`, `semantics`: text "n_layer=30,..." or a mapping. `tokens`: ids from position 0 on, as far as they
     are known. Any number of threads may emit at once.
     """
 
-    def __init__(self, engine: str, *sinks: Sink, engine_version: str = "", model: Optional["Model"] = None,
-                 model_path: Optional[str] = None, model_hash: Optional[str] = None, architecture: Optional[str] = None,
-                 hyperparameters: Union[str, Mapping[str, Any], None] = None,
-                 semantics: Union[str, Mapping[str, Any], None] = None, isa: Optional[str] = None, kv_type: Optional[str] = None,
-                 select: Optional[str] = None, prompt: Union[str, bytes, None] = None, tokens: Iterable[int] = (),
-                 n_threads: int = 0, n_batch: int = 0, events: Union[str, Iterable[str]] = "tensor", copy: bool = False) -> None:
+    def __init__(
+        self,
+        engine: str,
+        *sinks: Sink,
+        engine_version: str = "",
+        model: Optional["Model"] = None,
+        model_path: Optional[str] = None,
+        model_hash: Optional[str] = None,
+        architecture: Optional[str] = None,
+        hyperparameters: Union[str, Mapping[str, Any], None] = None,
+        semantics: Union[str, Mapping[str, Any], None] = None,
+        isa: Optional[str] = None,
+        kv_type: Optional[str] = None,
+        select: Optional[str] = None,
+        prompt: Union[str, bytes, None] = None,
+        tokens: Iterable[int] = (),
+        n_threads: int = 0,
+        n_batch: int = 0,
+        events: Union[str, Iterable[str]] = "tensor",
+        copy: bool = False,
+    ) -> None:
         if model is not None:
             model_path = model.path if model_path is None else model_path
             model_hash = model.hash if model_hash is None else model_hash
             architecture = model.architecture if architecture is None else architecture
             semantics = model.semantics if semantics is None else semantics
             if hyperparameters is None:
-                names = ("n_vocab", "n_ctx_train", "n_embd", "n_layer", "n_ff", "n_head", "n_head_kv", "head_dim", "n_rot")
+                names = (
+                    "n_vocab",
+                    "n_ctx_train",
+                    "n_embd",
+                    "n_layer",
+                    "n_ff",
+                    "n_head",
+                    "n_head_kv",
+                    "head_dim",
+                    "n_rot",
+                )
                 hyperparameters = {name: getattr(model.info, name) for name in names}
         data = prompt.encode() if isinstance(prompt, str) else prompt
         ids = token_ids(tokens)
         keep = [data, ids]
-        params = sized(c.bitnet_trace_params_t, engine=engine.encode(), engine_version=engine_version.encode(),
-                       model_path=_text(model_path), model_hash=_text(model_hash), architecture=_text(architecture),
-                       hyperparameters=_text(_joined(hyperparameters)), semantics=_text(_joined(semantics)), isa=_text(isa),
-                       kv_type=_text(kv_type), plugins=b"" if sinks else None, selection=_text(select), n_threads=n_threads,
-                       n_batch=n_batch, n_tokens=len(ids), n_prompt_bytes=len(data) if data else 0)
+        texts = {
+            "engine": engine,
+            "engine_version": engine_version,
+            "model_path": model_path,
+            "model_hash": model_hash,
+            "architecture": architecture,
+            "hyperparameters": _joined(hyperparameters),
+            "semantics": _joined(semantics),
+            "isa": isa,
+            "kv_type": kv_type,
+            "selection": select,
+            "plugins": "" if sinks else None,
+        }
+        params = sized(
+            c.bitnet_trace_params_t,
+            n_threads=n_threads,
+            n_batch=n_batch,
+            n_tokens=len(ids),
+            n_prompt_bytes=len(data) if data else 0,
+            **{name: optional_text(value, name) for name, value in texts.items()},
+        )
         params.tokens = ctypes.cast(ids, type(params.tokens)) if len(ids) else None
         params.prompt = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p) if data is not None else None
         events = events if isinstance(events, str) else list(events)
@@ -92,17 +129,19 @@ class Trace:
 
     def wants(self, stage: Union[str, int], layer: int, position: int) -> bool:
         """A sink is attached and the selection has this stage of the format, layer and position."""
-        return bool(lib.bitnet_trace_wants(self._pointer, stage_id(stage), layer, position))
+        return bool(
+            lib.bitnet_trace_wants(self._pointer, stage_id(stage), int32(layer, "layer"), int32(position, "position"))
+        )
 
     def select(self, selection: Optional[str]) -> None:
         """Another selection; ends the run that is open."""
-        check(lib.bitnet_trace_reselect(self._pointer, _text(selection)))
+        check(lib.bitnet_trace_reselect(self._pointer, optional_text(selection, "selection")))
 
     def step(self, position: int, tokens: Union[Sequence[int], int]) -> None:
         """An evaluation of these tokens (or of this many) begins at `position`; the one before it ends. A position that was
         evaluated before begins a new run."""
         ids, n = (None, tokens) if isinstance(tokens, int) else self._counted(tokens)
-        check(lib.bitnet_trace_step(self._pointer, position, ids, n))
+        check(lib.bitnet_trace_step(self._pointer, int32(position, "position"), ids, n))
         self._position = position
 
     @staticmethod
@@ -110,9 +149,18 @@ class Trace:
         ids = token_ids(tokens)
         return ids, len(ids)
 
-    def emit(self, stage: Union[str, int], data: Any, *, layer: int = -1, position: Optional[int] = None,
-             dtype: Optional[str] = None, inputs: Optional[Mapping[str, Any]] = None, kernel: Optional[str] = None,
-             ns: int = 0) -> None:
+    def emit(
+        self,
+        stage: Union[str, int],
+        data: Any,
+        *,
+        layer: int = -1,
+        position: Optional[int] = None,
+        dtype: Optional[str] = None,
+        inputs: Optional[Mapping[str, Any]] = None,
+        kernel: Optional[str] = None,
+        ns: int = 0,
+    ) -> None:
         """Rows of one stage, as they are: float32, float16, int8, int32, or bf16 as uint16 with dtype="bf16". Nothing is converted,
         because the values' bytes are hashed.
 
@@ -125,11 +173,21 @@ class Trace:
             raise InvalidError(f"{stage}: a number: expected an array")
         n_rows, shape, stride = _row(values, len(values.shape) == 1)
         read, keep = self._inputs(inputs or {}, n_rows)
-        t = sized(c.bitnet_trace_tensor_t, layer=layer, position=self._position if position is None else position,
-                  dtype=values.dtype, n_rows=n_rows, n_dims=len(shape), row_stride=stride, data=values.address, ns=ns,
-                  n_inputs=len(read), kernel=_text(kernel))
+        t = sized(
+            c.bitnet_trace_tensor_t,
+            layer=layer,
+            position=self._position if position is None else position,
+            dtype=values.dtype,
+            n_rows=n_rows,
+            n_dims=len(shape),
+            row_stride=stride,
+            data=values.address,
+            ns=ns,
+            n_inputs=len(read),
+            kernel=optional_text(kernel, "kernel"),
+        )
         if isinstance(stage, str):
-            t.name = stage.encode()
+            t.name = text(stage, "stage")
         else:
             t.stage = stage
         self._shape(t, shape, str(stage))
@@ -153,7 +211,7 @@ class Trace:
             if n != n_rows and len(values.shape) != 1:
                 raise InvalidError(f"input {name} has {n} rows: expected {n_rows}, as the output, or one row for all")
             self._shape(item, shape, name)
-            item.name, item.dtype, item.n_dims, item.row_stride = name.encode(), values.dtype, len(shape), stride
+            item.name, item.dtype, item.n_dims, item.row_stride = text(name, "input"), values.dtype, len(shape), stride
             item.row_elements = 1
             for length in shape:
                 item.row_elements *= length

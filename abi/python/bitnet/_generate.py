@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Sequence
 from . import _library as c
 from ._buffers import Array, token_ids
 from ._errors import BusyError, CancelledError
-from ._loader import check, lib, sized
+from ._loader import check, lib, sized, text
 
 if TYPE_CHECKING:
     from ._context import Context
@@ -89,15 +89,37 @@ class Generation:
     `ignore_end`.
     """
 
-    def __init__(self, context: "Context", *, max_tokens: Optional[int] = None, temperature: float = 0.0, top_k: int = 0,
-                 top_p: float = 0.0, min_p: float = 0.0, repeat_penalty: float = 0.0, repeat_last_n: int = 64, seed: int = 0,
-                 stop: Iterable[str] = (), stop_tokens: Iterable[int] = (), ignore_end: bool = False) -> None:
-        texts = [text.encode() for text in ([stop] if isinstance(stop, str) else stop)]
+    def __init__(
+        self,
+        context: "Context",
+        *,
+        max_tokens: Optional[int] = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        min_p: float = 0.0,
+        repeat_penalty: float = 0.0,
+        repeat_last_n: int = 64,
+        seed: int = 0,
+        stop: Iterable[str] = (),
+        stop_tokens: Iterable[int] = (),
+        ignore_end: bool = False,
+    ) -> None:
+        texts = [text(one, "stop") for one in ([stop] if isinstance(stop, str) else stop)]
         strings = (ctypes.c_char_p * len(texts))(*texts)
         ids = token_ids(stop_tokens)
-        params = sized(c.bitnet_generate_params_t, max_tokens=max_tokens or 0, temperature=temperature, top_k=top_k, top_p=top_p,
-                       min_p=min_p, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n, seed=seed % 2**64,
-                       flags=c.BITNET_GENERATE_IGNORE_END if ignore_end else 0)
+        params = sized(
+            c.bitnet_generate_params_t,
+            max_tokens=max_tokens or 0,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            repeat_last_n=repeat_last_n,
+            seed=seed % 2**64,
+            flags=c.BITNET_GENERATE_IGNORE_END if ignore_end else 0,
+        )
         params.stop_strings = ctypes.cast(strings, type(params.stop_strings))
         params.n_stop_strings = len(texts)
         params.stop_tokens = ctypes.cast(ids, type(params.stop_tokens))
@@ -129,7 +151,11 @@ class Generation:
         if worker.thread.ident is None:
             worker.thread.start()
         worker.asked.release()
-        worker.answered.acquire()
+        try:
+            worker.answered.acquire()
+        except BaseException:  # Ctrl-C: whose turn it is would no longer be known
+            self.close()
+            raise
         if worker.token is None:
             worker.thread.join()
             self._end(self._reason())
@@ -141,11 +167,11 @@ class Generation:
     def _token(self, token: int) -> Token:
         context = self.context
         data = context.model.detokenize_bytes([token])
-        text = self._decoder.decode(data)
+        complete = self._decoder.decode(data)
         self.tokens.append(token)
-        self.text += text
+        self.text += complete
         logits = context._window(self._worker.logits, (context.model.info.n_vocab,)) if self._worker.logits else None
-        return Token(token, data, text, logits)
+        return Token(token, data, complete, logits)
 
     def _reason(self) -> str:
         if self._worker.error is not None:

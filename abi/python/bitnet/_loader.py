@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import operator
 import os
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
 from . import _library as c
-from ._errors import error_of
+from ._errors import InvalidError, error_of
 
 _FILE = "libbitnet.so.1"
 _PACKAGE = Path(__file__).resolve().parent
@@ -57,7 +58,9 @@ def _declare(library: ctypes.CDLL) -> None:
         try:
             function = getattr(library, name)
         except AttributeError:
-            raise ImportError(f"bitnet: '{path}' has ABI {major}.{minor}, but no {name}: built from other sources?") from None
+            raise ImportError(
+                f"bitnet: '{path}' has ABI {major}.{minor}, but no {name}: built from other sources?"
+            ) from None
         function.restype, function.argtypes = result, parameters
 
 
@@ -99,8 +102,32 @@ def read_ids(call: Callable[[Any, Any], int]) -> List[int]:
 
 
 def sized(struct: Any, **fields: Any) -> Any:
-    """A struct with its struct_size set."""
-    return struct(struct_size=ctypes.sizeof(struct), **fields)
+    """A struct with its struct_size set. ctypes would cut numbers that do not fit."""
+    out = struct(struct_size=ctypes.sizeof(struct), **fields)
+    for name, value in fields.items():
+        if isinstance(value, int) and getattr(out, name) not in (value, None):
+            raise InvalidError(f"{name} is {value}: out of range")
+    return out
+
+
+def int32(value: int, what: str) -> int:
+    """A number that fits an argument of 32 bits, likewise."""
+    number = operator.index(value)
+    if not -(2**31) <= number < 2**31:
+        raise InvalidError(f"{what} is {number}: out of range")
+    return number
+
+
+def text(value: str, what: str) -> bytes:
+    """Text as C reads it, up to its NUL."""
+    data = os.fsencode(value)
+    if b"\0" in data:
+        raise InvalidError(f"{what} is {value!r}: a NUL would end it")
+    return data
+
+
+def optional_text(value: Optional[str], what: str) -> Optional[bytes]:
+    return None if value is None else text(value, what)
 
 
 class Handle:

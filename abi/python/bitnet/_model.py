@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List,
 
 from . import _library as c
 from ._buffers import bytes_at, token_ids
-from ._loader import Handle, check, decode, lib, read_ids, read_text, sized
+from ._loader import Handle, check, decode, int32, lib, optional_text, read_ids, read_text, sized, text
 
 if TYPE_CHECKING:
     from ._context import Context
@@ -63,15 +63,15 @@ class Metadata(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         i, pointer = self._index[key], self._handle.pointer
         kind = self.type(key)
-        text = decode(read_text(lambda out, n: lib.bitnet_model_key_text(pointer, i, 0, out, n)))
+        value = decode(read_text(lambda out, n: lib.bitnet_model_key_text(pointer, i, 0, out, n)))
         if kind == "str":
-            return text
+            return value
         if kind in ("f32", "f64"):
-            return float(text)
+            return float(value)
         try:
-            return json.loads(text)
+            return json.loads(value)
         except ValueError:  # a list of floats with a NaN or infinity in it
-            return text
+            return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
@@ -99,24 +99,57 @@ class Model:
     `progress(done, total)`: called while loading; returning True cancels.
     """
 
-    def __init__(self, path: Union[str, "os.PathLike[str]"], *, isa: Optional[str] = None, semantics: Optional[str] = None,
-                 copy: bool = False, check_codes: bool = True, progress: Optional[Progress] = None) -> None:
-        name = os.fsencode(path)
+    def __init__(
+        self,
+        path: Union[str, "os.PathLike[str]"],
+        *,
+        isa: Optional[str] = None,
+        semantics: Optional[str] = None,
+        copy: bool = False,
+        check_codes: bool = True,
+        progress: Optional[Progress] = None,
+    ) -> None:
+        name = text(os.fspath(path), "path")
         self._load(lambda params, out: lib.bitnet_load(name, params, out), isa, semantics, copy, check_codes, progress)
 
     @classmethod
-    def from_memory(cls, data: Any, name: str = "memory", *, isa: Optional[str] = None, semantics: Optional[str] = None,
-                    copy: bool = False, check_codes: bool = True, progress: Optional[Progress] = None) -> "Model":
+    def from_memory(
+        cls,
+        data: Any,
+        name: str = "memory",
+        *,
+        isa: Optional[str] = None,
+        semantics: Optional[str] = None,
+        copy: bool = False,
+        check_codes: bool = True,
+        progress: Optional[Progress] = None,
+    ) -> "Model":
         """The same from the bytes of a file: bytes, bytearray, mmap, numpy array. Without `copy` they are used where they are: the
         model and its contexts keep them alive, and they must not change."""
         model = cls.__new__(cls)
         address, n_bytes, keep = bytes_at(data)
-        model._load(lambda params, out: lib.bitnet_load_memory(address, n_bytes, name.encode(), params, out),
-                    isa, semantics, copy, check_codes, progress, keep)
+        label = text(name, "name")
+        model._load(
+            lambda params, out: lib.bitnet_load_memory(address, n_bytes, label, params, out),
+            isa,
+            semantics,
+            copy,
+            check_codes,
+            progress,
+            keep,
+        )
         return model
 
-    def _load(self, call: Callable[[Any, Any], int], isa: Optional[str], semantics: Optional[str], copy: bool,
-              check_codes: bool, progress: Optional[Progress], *keep: object) -> None:
+    def _load(
+        self,
+        call: Callable[[Any, Any], int],
+        isa: Optional[str],
+        semantics: Optional[str],
+        copy: bool,
+        check_codes: bool,
+        progress: Optional[Progress],
+        *keep: object,
+    ) -> None:
         raised: List[BaseException] = []
 
         def on_progress(user: object, done: int, total: int) -> int:
@@ -127,8 +160,12 @@ class Model:
                 return 1
 
         flags = (c.BITNET_LOAD_COPY if copy else 0) | (0 if check_codes else c.BITNET_LOAD_UNCHECKED_CODES)
-        params = sized(c.bitnet_load_params_t, flags=flags, isa=isa.encode() if isa is not None else None,
-                       semantics=semantics.encode() if semantics is not None else None)
+        params = sized(
+            c.bitnet_load_params_t,
+            flags=flags,
+            isa=optional_text(isa, "isa"),
+            semantics=optional_text(semantics, "semantics"),
+        )
         if progress is not None:
             params.progress = c.bitnet_progress_fn(on_progress)
         pointer = ctypes.c_void_p()
@@ -191,7 +228,9 @@ class Model:
 
     # Tokens
 
-    def tokenize(self, text: Union[str, bytes], *, add_bos: Optional[bool] = None, parse_special: bool = False) -> List[int]:
+    def tokenize(
+        self, text: Union[str, bytes], *, add_bos: Optional[bool] = None, parse_special: bool = False
+    ) -> List[int]:
         """Token ids of a text (str: its UTF-8 bytes). `add_bos`: None for what the file asks. `parse_special`: "<|eot_id|>" in the
         text becomes that control token."""
         data = text.encode() if isinstance(text, str) else bytes(text)
@@ -211,16 +250,16 @@ class Model:
 
     def token_text(self, token: int) -> Optional[str]:
         """A token as the vocabulary spells it; None when out of range."""
-        text = lib.bitnet_token_text(self._handle.pointer, token)
-        return None if text is None else decode(text)
+        spelled = lib.bitnet_token_text(self._handle.pointer, int32(token, "token"))
+        return None if spelled is None else decode(spelled)
 
     def token_type(self, token: int) -> int:
         """GGUF's type of a token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; 0 when out of range."""
-        return int(lib.bitnet_token_type(self._handle.pointer, token))
+        return int(lib.bitnet_token_type(self._handle.pointer, int32(token, "token")))
 
     def token_score(self, token: int) -> float:
         """0 when the file has none."""
-        return float(lib.bitnet_token_score(self._handle.pointer, token))
+        return float(lib.bitnet_token_score(self._handle.pointer, int32(token, "token")))
 
     def _special(self, role: int) -> Optional[int]:
         token = int(lib.bitnet_token_special(self._handle.pointer, role))
@@ -278,14 +317,19 @@ class Model:
 
     def __repr__(self) -> str:
         i = self.info
-        return (f"<bitnet.Model {os.path.basename(self.path)!r}: {self.architecture}, {i.n_params:,} parameters, {i.n_layer} layers, "
-                f"n_embd {i.n_embd}, n_vocab {i.n_vocab}, {self.isa}>")
+        return (
+            f"<bitnet.Model {os.path.basename(self.path)!r}: {self.architecture}, {i.n_params:,} parameters, {i.n_layer} layers, "
+            f"n_embd {i.n_embd}, n_vocab {i.n_vocab}, {self.isa}>"
+        )
 
     def _repr_html_(self) -> str:
-        rows: Dict[str, Any] = {"architecture": self.architecture, "path": self.path, **self.info.__dict__, "isa": self.isa,
-                                "semantics": self.semantics}
+        rows: Dict[str, Any] = {
+            "architecture": self.architecture,
+            "path": self.path,
+            **self.info.__dict__,
+            "isa": self.isa,
+            "semantics": self.semantics,
+        }
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
         notes = "".join(f"<li>{html.escape(w)}</li>" for w in self.warnings)
         return f"<table>{cells}</table>" + (f"<p>Worth knowing:</p><ul>{notes}</ul>" if notes else "")
-
-

@@ -18,7 +18,9 @@ def program_path() -> str:
         return chosen
     found = _beside_library() or shutil.which("bitnet")
     if found is None:
-        raise FileNotFoundError(f"the program bitnet is neither beside '{library_path()}' nor on PATH: set BITNET_PROGRAM to its path")
+        raise FileNotFoundError(
+            f"the program bitnet is neither beside '{library_path()}' nor on PATH: set BITNET_PROGRAM to its path"
+        )
     return found
 
 

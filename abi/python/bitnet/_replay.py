@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from . import _library as c
 from ._buffers import DTYPES, Array, Values, new_array, token_ids
 from ._errors import InvalidError
 from ._events import stage_id
-from ._loader import Handle, check, decode, lib, sized
+from ._loader import Handle, check, decode, lib, optional_text, sized
 from ._model import Model
 
 
@@ -43,8 +43,8 @@ class Replay:
 
     def __init__(self, model: Model, semantics: Optional[str] = None) -> None:
         pointer = ctypes.c_void_p()
-        text = semantics.encode() if semantics is not None else None
-        check(lib.bitnet_replay_create(model._handle.pointer, text, ctypes.byref(pointer)))
+        changes = optional_text(semantics, "semantics")
+        check(lib.bitnet_replay_create(model._handle.pointer, changes, ctypes.byref(pointer)))
         self.model = model
         self._handle = Handle(pointer, lib.bitnet_replay_free, model._handle)
 
@@ -60,14 +60,24 @@ class Replay:
         for i in range(lib.bitnet_replay_operation_count(self._handle.pointer)):
             o = sized(c.bitnet_operation_t)
             check(lib.bitnet_replay_operation(self._handle.pointer, i, ctypes.byref(o)))
-            inputs = tuple(OperationInput(decode(lib.bitnet_stage_name(o.input_stage[j])), o.input_layer[j],
-                                          bool(o.every_position >> j & 1)) for j in range(o.n_inputs))
-            out.append(Operation(decode(lib.bitnet_stage_name(o.stage)), o.layer, DTYPES[o.dtype][0], o.row_elements or None, inputs))
+            inputs = tuple(
+                OperationInput(
+                    decode(lib.bitnet_stage_name(o.input_stage[j])), o.input_layer[j], bool(o.every_position >> j & 1)
+                )
+                for j in range(o.n_inputs)
+            )
+            out.append(
+                Operation(
+                    decode(lib.bitnet_stage_name(o.stage)), o.layer, DTYPES[o.dtype][0], o.row_elements or None, inputs
+                )
+            )
         return out
 
-    def run(self, stage: str, layer: int, inputs: Mapping[str, Any], positions: Optional[Sequence[int]] = None) -> Array:
-        """Computes an operation for rows of inputs that the caller gives, by stage ("tokens": ids): (n_rows, elements) each; float32,
-        float16 or uint16 (bf16), of codes int8, of scales float32, of accumulators int32. A linear also takes the codes and scales
+    def run(
+        self, stage: str, layer: int, inputs: Mapping[str, Any], positions: Optional[Sequence[int]] = None
+    ) -> Array:
+        """Computes an operation for rows of inputs that the caller gives, by stage ("tokens": ids): (n_rows, elements) each;
+        float32, float16 or uint16 (bf16), of codes int8, of scales float32, of accumulators int32. A linear also takes the codes and scales
         of what it reads, or its own accumulators and scales.
 
         `positions` of the rows; None: 0, 1, 2, .... Returns the rows, (n_rows, elements) in the operation's dtype; of attn_scores
@@ -86,8 +96,13 @@ class Replay:
             item.row_stride = item.row_elements * DTYPES[values.dtype][1]
             keep.append(values)
         ids = token_ids(positions) if positions is not None else None
-        params = sized(c.bitnet_replay_params_t, stage=number, layer=layer, n_inputs=len(inputs),
-                       inputs=ctypes.cast(rows, ctypes.POINTER(c.bitnet_rows_t)))
+        params = sized(
+            c.bitnet_replay_params_t,
+            stage=number,
+            layer=layer,
+            n_inputs=len(inputs),
+            inputs=ctypes.cast(rows, ctypes.POINTER(c.bitnet_rows_t)),
+        )
         if ids is not None:
             params.positions = ctypes.cast(ids, type(params.positions))
         operation = self._operation(stage, layer)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional,
 from . import _library as c
 from ._errors import InvalidError, PluginError
 from ._events import EVENTS, TensorWindow, simple_event, stop_evaluation
-from ._loader import Handle, check, decode, lib, sized
+from ._loader import Handle, check, decode, lib, sized, text
 
 if TYPE_CHECKING:
     from ._context import Context
@@ -38,13 +38,15 @@ class TraceStats:
 def stats_of(function: Callable[[Any, Any], int], pointer: Any) -> TraceStats:
     stats = sized(c.bitnet_trace_stats_t)
     check(function(pointer, ctypes.byref(stats)))
-    return TraceStats(stats.n_sinks, stats.n_events, stats.n_bytes, stats.n_failures, stats.seconds, decode(stats.last_failure))
+    return TraceStats(
+        stats.n_sinks, stats.n_events, stats.n_bytes, stats.n_failures, stats.seconds, decode(stats.last_failure)
+    )
 
 
-def plugin_of(text: str) -> Tuple[bytes, bytes]:
+def plugin_of(sink: str) -> Tuple[bytes, bytes]:
     """(name, configuration) of "name:configuration"."""
-    name, _, config = text.partition(":")
-    return os.fsencode(name), os.fsencode(config)
+    name, _, config = sink.partition(":")
+    return text(name, "plugin"), text(config, "configuration")
 
 
 def _wanted(events: Union[str, Iterable[str]]) -> int:
@@ -70,8 +72,14 @@ class CallableSink:
         self._host: Any = None
         table = {name: kind for name, kind in c.bitnet_trace_sink_t._fields_}  # type: ignore[misc]
         name = getattr(function, "__qualname__", type(function).__name__)
-        self.table = sized(c.bitnet_trace_sink_t, abi_version=c.BITNET_ABI_VERSION, name=f"python {name}".encode(),
-                           want=_wanted(events), open=table["open"](self._open), event=table["event"](self._event))
+        self.table = sized(
+            c.bitnet_trace_sink_t,
+            abi_version=c.BITNET_ABI_VERSION,
+            name=f"python {name}".encode(),
+            want=_wanted(events),
+            open=table["open"](self._open),
+            event=table["event"](self._event),
+        )
 
     def _open(self, state: Any, host: Any, config: Any) -> int:
         self._host = host
@@ -134,12 +142,20 @@ class Tracing:
     which they may keep. `prompt`: text of the prompt for the run's record; a text given to eval at position 0 is noted by itself.
 
     A callable that raises is detached and changes nothing else; leaving the `with` raises what it raised, or PluginError for a
-    plugin that failed, unless the body raised something itself (then see `error`). Leaving it detaches the sinks; plugins only stay,
-    until the context is closed, when BITNET_TRACE_PLUGIN had attached others before.
+    plugin that failed, unless the body raised something itself (then see `error`). Leaving it detaches the sinks; plugins only
+    stay, until the context is closed, when BITNET_TRACE_PLUGIN had attached others before.
     """
 
-    def __init__(self, context: "Context", sinks: Sequence[Sink], *, select: Optional[str] = None,
-                 events: Union[str, Iterable[str]] = "tensor", copy: bool = False, prompt: Union[str, bytes, None] = None) -> None:
+    def __init__(
+        self,
+        context: "Context",
+        sinks: Sequence[Sink],
+        *,
+        select: Optional[str] = None,
+        events: Union[str, Iterable[str]] = "tensor",
+        copy: bool = False,
+        prompt: Union[str, bytes, None] = None,
+    ) -> None:
         if not sinks:
             raise InvalidError("trace() without a sink: give a callable or a plugin as text, 'jsonl:path=a.jsonl'")
         events = events if isinstance(events, str) else list(events)
@@ -175,12 +191,13 @@ class Tracing:
         context = self.context
         if context.tracing is not None:
             raise InvalidError("the context is being traced already: give one trace() several sinks")
+        if self._before is not None:
+            raise InvalidError("a trace is entered once: make another")
         pointer = context._pointer
         self._before = stats_of(lib.bitnet_trace_get_stats, pointer)
-        self._after = None
         try:
             if self._select is not None:
-                check(lib.bitnet_trace_select(pointer, self._select.encode()))
+                check(lib.bitnet_trace_select(pointer, text(self._select, "select")))
             if self._prompt is not None:
                 check(lib.bitnet_trace_set_prompt(pointer, self._prompt, len(self._prompt)))
             for sink in self._sinks:
@@ -228,7 +245,8 @@ class Tracing:
 
     def __repr__(self) -> str:
         s = self.stats
-        return f"<bitnet.Tracing, {s.n_events} events, {s.n_bytes / 1e6:.1f} MB, {s.n_failures} failures, {s.seconds:.3f} s in sinks>"
+        size = f"{s.n_events} events, {s.n_bytes / 1e6:.1f} MB"
+        return f"<bitnet.Tracing, {size}, {s.n_failures} failures, {s.seconds:.3f} s in sinks>"
 
 
 class ModelTracing:
@@ -247,5 +265,3 @@ class ModelTracing:
             self._tracing.__exit__(kind, error, trace)
         finally:
             self._context.close()
-
-
