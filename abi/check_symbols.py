@@ -36,12 +36,17 @@ LANGUAGES = [("abi/python", "abi/python/bitnet/_library.py", r"""["'.](bitnet_\w
              ("abi/rust", "abi/rust/bitnet-sys/src/bindings.rs", r"\bfn\s+(bitnet_\w+)")]
 
 
+def named(text, pattern, header, own):
+    """The functions that another language's list names; types of the header are not meant."""
+    return set(re.findall(pattern, text)) - (set(re.findall(r"\bbitnet_\w+", header)) - own)
+
+
 def languages(source, own):
-    types = set(re.findall(r"\bbitnet_\w+", (source / "include/bitnet_c.h").read_text())) - own
+    header = (source / "include/bitnet_c.h").read_text()
     for folder, file, pattern in LANGUAGES:
         if (source / folder).is_dir():
             path = source / file
-            yield file, set(re.findall(pattern, path.read_text())) - types if path.is_file() else set()
+            yield file, named(path.read_text(), pattern, header, own) if path.is_file() else set()
 
 
 def differences(reference, lists):

@@ -127,8 +127,7 @@ bitnet_status_t bitnet_logprobs(const float *logits, size_t n_rows, size_t n_voc
         for (size_t j = 0; j < n_rows; ++j)
             if (tokens[j] < 0 || size_t(tokens[j]) >= n_vocab)
                 fail(Status::invalid, "token %zu is %d: expected 0 to %zu", j, tokens[j], n_vocab - 1);
-        for (size_t j = 0; j < n_rows; ++j)
-            out[j] = log_probability(logits + j * n_vocab, int(n_vocab), tokens[j]);
+        for (size_t j = 0; j < n_rows; ++j) out[j] = log_probability(logits + j * n_vocab, int(n_vocab), tokens[j]);
     });
 }
 

@@ -1,8 +1,9 @@
-// Section 14 of the header: the interface of BitNet-rs's bitnet-sys. Its return codes over our own functions; positions begin at 0
-// with every evaluation, as in the wrapper that the crate compiles itself.
+// Section 14 of the header: the interface of BitNet-rs's bitnet-sys. Its return codes over our own functions; positions
+// begin at 0 with every evaluation, as in the wrapper that the crate compiles itself.
 #include <climits>
 
 #include "abi/boundary.h"
+#include "abi/compat.h"
 
 using namespace bitnet;
 
@@ -17,10 +18,6 @@ constexpr int decode_no_logits = -2, decode_failed = -3, decode_too_small = -5;
 // Only a caller's mistake: sets the last error.
 template <class Check> bool arguments_wrong(const char *function, const Check &check) {
     return guarded(function, check) != BITNET_OK;
-}
-
-void require_positive(int value, const char *name) {
-    if (value <= 0) fail(Status::invalid, "%s is %d: expected at least 1", name, value);
 }
 
 // Refuses what an eval would refuse before the context forgets what it holds.
@@ -61,7 +58,8 @@ bitnet_ctx_t *bitnet_context_new(bitnet_model_t *model, const bitnet_params_t *g
 }
 
 int bitnet_tokenize(bitnet_model_t *model, const char *text, int add_bos, int parse_special, int32_t *out, int cap) {
-    const uint32_t flags = (add_bos ? BITNET_TOKENIZE_ADD_BOS : 0) | (parse_special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0);
+    const uint32_t flags =
+        (add_bos ? BITNET_TOKENIZE_ADD_BOS : 0) | (parse_special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0);
     size_t n = cap > 0 ? size_t(cap) : 0;
     switch (bitnet_tokenize_text(model, text, SIZE_MAX, flags, cap == 0 ? nullptr : out, &n)) {
     case BITNET_OK: return n <= size_t(INT_MAX) ? int(n) : tokenize_internal;

@@ -1,7 +1,10 @@
 // bitnet_cpp.h, the first part: a model that generates.
 #include "bitnet_cpp.h"
 
+#include <algorithm>
+
 #include "abi/boundary.h"
+#include "abi/compat.h"
 
 using namespace bitnet;
 
@@ -12,10 +15,6 @@ std::vector<int32_t> prompt_tokens(const bitnet_model &model, const char *prompt
     std::vector<int32_t> tokens = tokenizer.encode(prompt, tokenizer.wants_bos(), false);
     if (tokens.empty()) fail(Status::invalid, "the prompt gives no token");
     return tokens;
-}
-
-void check(bitnet_status_t status) {
-    if (status != BITNET_OK) fail(Status(status), "%s", bitnet_last_error());
 }
 
 // Greedy; returns the number of tokens.
@@ -53,10 +52,10 @@ int bitnet_cpp_generate(void *model, const char *prompt, int max_tokens, uint32_
                        require(prompt, "prompt");
                        require(tokens_out, "tokens_out");
                        require(tokens_count, "tokens_count");
-                       if (max_tokens < 1) fail(Status::invalid, "max_tokens is %d: expected at least 1", max_tokens);
+                       require_positive(max_tokens, "max_tokens");
                        std::vector<int32_t> tokens(static_cast<size_t>(max_tokens));
-                       const size_t n = generate(*static_cast<const bitnet_model_t *>(model), prompt, max_tokens,
-                                                 tokens.data());
+                       const size_t n =
+                           generate(*static_cast<const bitnet_model_t *>(model), prompt, max_tokens, tokens.data());
                        std::memcpy(tokens_out, tokens.data(), n * sizeof(uint32_t));
                        *tokens_count = int(n);
                    }) == BITNET_OK

@@ -2,7 +2,7 @@
 #include <climits>
 
 #include "abi/boundary.h"
-#include "abi/compat_error.h"
+#include "abi/compat.h"
 #include "bitnet_cpp.h"
 
 using namespace bitnet;
@@ -43,14 +43,10 @@ template <class Body> int reported(const Report &report, const Body &body) {
     });
     if (status == BITNET_OK) return 0;
     zero(report);
-    const char *const text = bitnet_last_error() + std::strlen(report.function) + 2;  // guarded put "<function>: " there
+    const char *const text =
+        bitnet_last_error() + std::strlen(report.function) + 2;  // guarded put "<function>: " there
     if (report.has_error_buffer()) write_error(report.err, report.err_len, report.function, text);
     return -1;
-}
-
-// A failure of one of our own functions goes on as it is.
-void check(bitnet_status_t status) {
-    if (status != BITNET_OK) fail(Status(status), "%s", bitnet_last_error());
 }
 
 // `weights`: false when they are not read, so that their codes need no check.
@@ -72,13 +68,10 @@ ContextHandle open_context(const bitnet_model_t *model, int32_t n_ctx) {
     return ContextHandle(ctx);
 }
 
-void require_positive(int32_t value, const char *name) {
-    if (value <= 0) fail(Status::invalid, "%s is %d: expected at least 1", name, value);
-}
-
 void write_tokens(const bitnet_model_t *model, const char *prompt, int add_bos, int parse_special, int32_t *out,
                   int32_t capacity, int32_t *out_len) {
-    const uint32_t flags = (add_bos ? BITNET_TOKENIZE_ADD_BOS : 0) | (parse_special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0);
+    const uint32_t flags =
+        (add_bos ? BITNET_TOKENIZE_ADD_BOS : 0) | (parse_special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0);
     size_t n = capacity > 0 ? size_t(capacity) : 0;
     check(bitnet_tokenize_text(model, prompt, SIZE_MAX, flags, n ? out : nullptr, &n));
     if (n == 0) fail(Status::invalid, "the prompt gives no token");
@@ -141,7 +134,8 @@ namespace {
 bitnet_context_t open_both(const char *model_path, int32_t n_ctx, int32_t n_gpu_layers) {
     require(model_path, "model_path");
     require_positive(n_ctx, "n_ctx");
-    if (n_gpu_layers != 0) log_line(BITNET_LOG_WARN, "n_gpu_layers has no effect: there is no GPU, the CPU does all layers");
+    if (n_gpu_layers != 0)
+        log_line(BITNET_LOG_WARN, "n_gpu_layers has no effect: there is no GPU, the CPU does all layers");
     bitnet_context_t both;
     both.model = open_model(model_path, true);
     both.ctx = open_context(both.model.get(), n_ctx);
@@ -154,7 +148,8 @@ void eval_from(const bitnet_context_t &context, bool anew, const int32_t *tokens
     bitnet_ctx_t *ctx = context.ctx.get();
     const int32_t n_past = anew ? 0 : bitnet_context_position(ctx), n_ctx = bitnet_context_capacity(ctx);
     if (n_tokens > n_ctx - n_past)
-        fail(Status::overflow, "context overflow: position %d + %d tokens: the context holds %d", n_past, n_tokens, n_ctx);
+        fail(Status::overflow, "context overflow: position %d + %d tokens: the context holds %d", n_past, n_tokens,
+             n_ctx);
     write_shape(logits, n_tokens, ctx->loaded->model->hp.n_vocab);
     if (logits.size_alone()) return;
     if (anew) check(bitnet_context_reset(ctx));
@@ -275,8 +270,7 @@ int bitnet_cpp_session_tokenize(const bitnet_session_t *session, const char *pro
 }
 
 int bitnet_cpp_session_eval(const bitnet_session_t *session, const int32_t *tokens, int32_t n_tokens, float *out_logits,
-                            int32_t logits_capacity, int32_t *out_rows, int32_t *out_cols, char *err,
-                            int32_t err_len) {
+                            int32_t logits_capacity, int32_t *out_rows, int32_t *out_cols, char *err, int32_t err_len) {
     return reported({"bitnet_cpp_session_eval", err, err_len, out_rows, out_cols}, [&] {
         require(session, "session");
         eval_from(session->context, true, tokens, n_tokens, {out_logits, logits_capacity, out_rows, out_cols});

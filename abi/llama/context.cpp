@@ -22,7 +22,8 @@ const char *fault_of(const llama_batch &batch, int32_t position) {
     if (!batch.token && !batch.embd) return "the batch has neither tokens nor embeddings";
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
         if (batch.n_seq_id && batch.n_seq_id[i] != 1) return "a token is in no or in several sequences: expected one";
-        if (batch.seq_id && batch.seq_id[i] && batch.seq_id[i][0] != 0) return "seq_id is not 0: a context holds one sequence";
+        if (batch.seq_id && batch.seq_id[i] && batch.seq_id[i][0] != 0)
+            return "seq_id is not 0: a context holds one sequence";
         if (batch.pos && batch.pos[i] != batch.pos[0] + i) return "the positions are not consecutive";
     }
     if (batch.pos && (batch.pos[0] < 0 || batch.pos[0] > position))
@@ -45,8 +46,9 @@ bool tokens_in_range(const llama_context &ctx, const llama_batch &batch) {
     bitnet_model_info_t info{};
     info.struct_size = sizeof info;
     bitnet_model_get_info(ctx.model->bitnet, &info);
-    return !batch.token || batch.embd ||
-           std::all_of(batch.token, batch.token + batch.n_tokens, [&](llama_token t) { return t >= 0 && t < info.n_vocab; });
+    return !batch.token || batch.embd || std::all_of(batch.token, batch.token + batch.n_tokens, [&](llama_token t) {
+        return t >= 0 && t < info.n_vocab;
+    });
 }
 
 int32_t decode(llama_context &ctx, const llama_batch &batch) {
@@ -130,7 +132,9 @@ uint32_t llama_n_ctx(const llama_context *ctx) { return ctx ? uint32_t(bitnet_co
 
 void llama_set_causal_attn(llama_context *, bool) {}
 
-int32_t llama_get_kv_cache_token_count(const llama_context *ctx) { return ctx ? bitnet_context_position(ctx->bitnet) : 0; }
+int32_t llama_get_kv_cache_token_count(const llama_context *ctx) {
+    return ctx ? bitnet_context_position(ctx->bitnet) : 0;
+}
 
 void llama_kv_cache_clear(llama_context *ctx) {
     if (!ctx) return;

@@ -96,7 +96,9 @@ void llama_free_model(llama_model *model) {
 }
 void llama_model_free(llama_model *model) { llama_free_model(model); }
 
-const llama_vocab *llama_model_get_vocab(const llama_model *model) { return reinterpret_cast<const llama_vocab *>(model); }
+const llama_vocab *llama_model_get_vocab(const llama_model *model) {
+    return reinterpret_cast<const llama_vocab *>(model);
+}
 
 int32_t llama_n_ctx_train(const llama_model *model) { return info_of(model).n_ctx_train; }
 int32_t llama_n_embd(const llama_model *model) { return info_of(model).n_embd; }
@@ -135,8 +137,8 @@ int32_t llama_tokenize(const llama_vocabulary *vocab, const char *text, int32_t 
                            (parse_special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0);
     const bool size_alone = !tokens || n_tokens_max == 0;
     size_t n = n_tokens_max > 0 ? size_t(n_tokens_max) : 0;
-    const bitnet_status_t status =
-        bitnet_tokenize_text(model, text, text_len < 0 ? SIZE_MAX : size_t(text_len), flags, size_alone ? nullptr : tokens, &n);
+    const bitnet_status_t status = bitnet_tokenize_text(model, text, text_len < 0 ? SIZE_MAX : size_t(text_len), flags,
+                                                        size_alone ? nullptr : tokens, &n);
     if (n > size_t(INT32_MAX) || (status != BITNET_OK && status != BITNET_E_BUFFER)) {
         log_failure("llama_tokenize");
         return INT32_MIN;

@@ -1,5 +1,5 @@
-// Section 14 of the header, as BitNet-rs's bitnet-sys calls it: every documented return code, sizes one too small, contexts side
-// by side, handles freed in any order.
+// Section 14 of the header, as BitNet-rs's bitnet-sys calls it: every documented return code, sizes one too small,
+// contexts side by side, handles freed in any order.
 #include <algorithm>
 #include <cmath>
 
@@ -49,8 +49,8 @@ TEST_F(BitnetSys, TokenizeInTwoPasses) {
     for (const int add_bos : {0, 1})
         for (const int special : {0, 1}) {
             const char *const text = "Hello <|eot_id|>, world";
-            const uint32_t flags = (add_bos ? BITNET_TOKENIZE_ADD_BOS : 0) |
-                                   (special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0);
+            const uint32_t flags =
+                (add_bos ? BITNET_TOKENIZE_ADD_BOS : 0) | (special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0);
             std::vector<int32_t> expected(100);
             size_t n = expected.size();
             ASSERT_OK(bitnet_tokenize_text(model(), text, SIZE_MAX, flags, expected.data(), &n));
@@ -154,7 +154,8 @@ TEST_F(BitnetSys, DecodeGreedy) {
         const int end = expected[2];
         const int at = int(std::find(expected.begin(), expected.end(), end) - expected.begin());
         ASSERT_EQ(bitnet_prefill(ctx.get(), tokens.data(), 6), 0);
-        EXPECT_EQ(bitnet_decode_greedy(model(), ctx.get(), as_eos ? end : -1, as_eos ? -1 : end, 8, out.data(), 8), at + 1);
+        EXPECT_EQ(bitnet_decode_greedy(model(), ctx.get(), as_eos ? end : -1, as_eos ? -1 : end, 8, out.data(), 8),
+                  at + 1);
         EXPECT_EQ(out[size_t(at)], end);
         EXPECT_EQ(bitnet_context_position(ctx.get()), 6 + at) << "the end token is not evaluated";
     }

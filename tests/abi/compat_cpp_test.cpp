@@ -76,18 +76,18 @@ protected:
     }
 };
 
-using Tokenize = std::function<int(const char *prompt, int add_bos, int special, int32_t *out, int32_t cap, int32_t *len,
-                                   char *err, int32_t err_length)>;
-using Eval = std::function<int(const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *n_rows, int32_t *n_cols,
-                               char *err, int32_t err_length)>;
+using Tokenize = std::function<int(const char *prompt, int add_bos, int special, int32_t *out, int32_t cap,
+                                   int32_t *len, char *err, int32_t err_length)>;
+using Eval = std::function<int(const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *n_rows,
+                               int32_t *n_cols, char *err, int32_t err_length)>;
 
 // What every tokenizer of the header promises.
 void check_tokenizer(const bitnet_model_t *model, const Tokenize &call) {
     const char *const text = "Hello <|eot_id|>, world";
     for (const int bos : {0, 1})
         for (const int special : {0, 1}) {
-            const std::vector<int32_t> expected = tokenized(model, text, (bos ? BITNET_TOKENIZE_ADD_BOS : 0) |
-                                                                             (special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0));
+            const std::vector<int32_t> expected = tokenized(
+                model, text, (bos ? BITNET_TOKENIZE_ADD_BOS : 0) | (special ? BITNET_TOKENIZE_PARSE_SPECIAL : 0));
             const int32_t n = int32_t(expected.size());
             std::vector<int32_t> out(expected.size() + 1, -7);
             for (const int32_t cap : {0, -1}) {  // no capacity: the size alone
@@ -140,8 +140,8 @@ void check_eval(const bitnet_model_t *model, const Eval &call, int32_t capacity)
                    {std::to_string(need), std::to_string(need - 1)});
     expect_failure(call(tokens.data(), 0, out.data(), need, &none.first, &none.second, none.err, err_len), none,
                    {"n_tokens is 0"});
-    expect_failure(call(tokens.data(), -1, nullptr, 0, &negative.first, &negative.second, negative.err, err_len), negative,
-                   {"n_tokens is -1"});
+    expect_failure(call(tokens.data(), -1, nullptr, 0, &negative.first, &negative.second, negative.err, err_len),
+                   negative, {"n_tokens is -1"});
     expect_failure(call(nullptr, 3, out.data(), need, &null.first, &null.second, null.err, err_len), null,
                    {"tokens is NULL"});
     const std::vector<int32_t> many = prompt(capacity + 1);
@@ -158,7 +158,8 @@ void check_eval(const bitnet_model_t *model, const Eval &call, int32_t capacity)
     EXPECT_EQ(no_err.first, 0);
     EXPECT_EQ(out, std::vector<float>(size_t(need) + 1, -7.0f)) << "nothing may be written before this";
 
-    EXPECT_EQ(call(tokens.data(), 3, out.data(), need, &right.first, &right.second, right.err, err_len), 0) << right.text();
+    EXPECT_EQ(call(tokens.data(), 3, out.data(), need, &right.first, &right.second, right.err, err_len), 0)
+        << right.text();
     EXPECT_EQ(out.back(), -7.0f);
     out.pop_back();
     EXPECT_EQ(out, all_rows(model, tokens));
@@ -170,7 +171,8 @@ TEST_F(Crossval, Generate) {
     std::vector<int32_t> expected(12);
     size_t n = 12;
     const Context ctx = context(model());
-    ASSERT_OK(eval(ctx.get(), tokenized(model(), "Hello", bitnet_token_wants_bos(model()) ? BITNET_TOKENIZE_ADD_BOS : 0)));
+    ASSERT_OK(
+        eval(ctx.get(), tokenized(model(), "Hello", bitnet_token_wants_bos(model()) ? BITNET_TOKENIZE_ADD_BOS : 0)));
     ASSERT_OK(bitnet_generate(ctx.get(), nullptr, expected.data(), &n));
     std::vector<uint32_t> out(13, 77777);
     int count = -7;
@@ -196,14 +198,17 @@ TEST_F(Crossval, Generate) {
 }
 
 TEST_F(Crossval, OneCallOneModel) {
-    check_tokenizer(model(), [](const char *text, int bos, int special, int32_t *out, int32_t cap, int32_t *len, char *err,
-                                int32_t n) {
+    check_tokenizer(model(), [](const char *text, int bos, int special, int32_t *out, int32_t cap, int32_t *len,
+                                char *err, int32_t n) {
         return crossval_bitnet_tokenize(small_model, text, bos, special, out, cap, len, err, n);
     });
-    check_eval(model(), [](const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *r, int32_t *c, char *err,
-                           int32_t length) {
-        return crossval_bitnet_eval_with_tokens(small_model, tokens, n, 8, out, cap, r, c, err, length);
-    }, 8);
+    check_eval(
+        model(),
+        [](const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *r, int32_t *c, char *err,
+           int32_t length) {
+            return crossval_bitnet_eval_with_tokens(small_model, tokens, n, 8, out, cap, r, c, err, length);
+        },
+        8);
     const int32_t token = 1;
     Answer a, b, c, d, e;
     const std::string path = "/no/such/" + std::string(600, 'p');
@@ -212,16 +217,20 @@ TEST_F(Crossval, OneCallOneModel) {
     EXPECT_EQ(a.text().size(), size_t(err_len - 1)) << "as much as fits";
     expect_failure(crossval_bitnet_tokenize(nullptr, "a", 0, 0, nullptr, 0, &b.first, b.err, err_len), b,
                    {"model_path is NULL"}, false);
-    expect_failure(crossval_bitnet_eval_with_tokens("/no/such", &token, 1, 8, nullptr, 0, &c.first, &c.second, c.err,
-                                                    err_len), c, {"/no/such"});
-    expect_failure(crossval_bitnet_eval_with_tokens(small_model, &token, 1, 0, nullptr, 0, &d.first, &d.second, d.err,
-                                                    err_len), d, {"n_ctx is 0"});
-    expect_failure(crossval_bitnet_eval_with_tokens(nullptr, &token, 1, 8, nullptr, 0, &e.first, &e.second, e.err,
-                                                    err_len), e, {"model_path is NULL"});
+    expect_failure(
+        crossval_bitnet_eval_with_tokens("/no/such", &token, 1, 8, nullptr, 0, &c.first, &c.second, c.err, err_len), c,
+        {"/no/such"});
+    expect_failure(
+        crossval_bitnet_eval_with_tokens(small_model, &token, 1, 0, nullptr, 0, &d.first, &d.second, d.err, err_len), d,
+        {"n_ctx is 0"});
+    expect_failure(
+        crossval_bitnet_eval_with_tokens(nullptr, &token, 1, 8, nullptr, 0, &e.first, &e.second, e.err, err_len), e,
+        {"model_path is NULL"});
 }
 
 TEST_F(Crossval, ErrorsAreUtf8AndEndWithAWholeCharacter) {
-    const std::string path = "/no/such/\xff" + std::string(300, 'p') + "\xe2\x82\xac\xe2\x82\xac.gguf";  // 0xff, and euro signs
+    const std::string path =
+        "/no/such/\xff" + std::string(300, 'p') + "\xe2\x82\xac\xe2\x82\xac.gguf";  // 0xff, and euro signs
     for (int32_t length = 1; length <= err_len; ++length) {
         Answer a;
         ASSERT_EQ(crossval_bitnet_tokenize(path.c_str(), "a", 0, 0, nullptr, 0, &a.first, a.err, length), -1);
@@ -237,23 +246,28 @@ TEST_F(Crossval, ErrorsAreUtf8AndEndWithAWholeCharacter) {
 
 TEST_F(Crossval, Context) {
     const auto ctx = open();
-    check_tokenizer(model(), [&](const char *text, int bos, int special, int32_t *out, int32_t cap, int32_t *len, char *err,
-                                 int32_t n) {
+    check_tokenizer(model(), [&](const char *text, int bos, int special, int32_t *out, int32_t cap, int32_t *len,
+                                 char *err, int32_t n) {
         return bitnet_cpp_tokenize_with_context(ctx.get(), text, bos, special, out, cap, len, err, n);
     });
     EXPECT_EQ(bitnet_cpp_get_position(ctx.get()), 0);
-    check_eval(model(), [&](const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *r, int32_t *c, char *err,
-                            int32_t length) {
-        return bitnet_cpp_eval_with_context(ctx.get(), tokens, n, 0, out, cap, r, c, err, length);
-    }, 64);
+    check_eval(
+        model(),
+        [&](const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *r, int32_t *c, char *err,
+            int32_t length) {
+            return bitnet_cpp_eval_with_context(ctx.get(), tokens, n, 0, out, cap, r, c, err, length);
+        },
+        64);
     EXPECT_EQ(bitnet_cpp_get_position(ctx.get()), 3) << "one evaluation moved it, and no size query or failure";
 
     Answer a, b;
     const std::vector<int32_t> tokens = prompt(3);
-    expect_failure(bitnet_cpp_eval_with_context(nullptr, tokens.data(), 3, 0, nullptr, 0, &a.first, &a.second, a.err,
-                                                err_len), a, {"ctx is NULL"});
-    expect_failure(bitnet_cpp_eval_with_context(ctx.get(), tokens.data(), 3, 1, nullptr, 0, &b.first, &b.second, b.err,
-                                                err_len), b, {"seq_id is 1"});
+    expect_failure(
+        bitnet_cpp_eval_with_context(nullptr, tokens.data(), 3, 0, nullptr, 0, &a.first, &a.second, a.err, err_len), a,
+        {"ctx is NULL"});
+    expect_failure(
+        bitnet_cpp_eval_with_context(ctx.get(), tokens.data(), 3, 1, nullptr, 0, &b.first, &b.second, b.err, err_len),
+        b, {"seq_id is 1"});
     EXPECT_EQ(bitnet_cpp_get_position(nullptr), -1);
     EXPECT_EQ(bitnet_cpp_free_context(nullptr), 0);
     bitnet_cpp_reset_context(nullptr);
@@ -296,8 +310,10 @@ TEST_F(Crossval, ContextsSideBySide) {
             Answer answer;
             bitnet_cpp_reset_context(ctx);
             ASSERT_EQ(bitnet_cpp_eval_with_context(ctx, tokens.data(), int32_t(tokens.size()), 0, out.data(),
-                                                   int32_t(out.size()), &answer.first, &answer.second, answer.err, err_len),
-                      0) << answer.text();
+                                                   int32_t(out.size()), &answer.first, &answer.second, answer.err,
+                                                   err_len),
+                      0)
+                << answer.text();
             EXPECT_EQ(out, all_rows(model(), tokens));
         }
 }
@@ -325,15 +341,18 @@ TEST_F(Crossval, ContextFails) {
 
 TEST_F(Crossval, Session) {
     const auto session = open_session(8);
-    check_tokenizer(model(), [&](const char *text, int bos, int special, int32_t *out, int32_t cap, int32_t *len, char *err,
-                                 int32_t n) {
+    check_tokenizer(model(), [&](const char *text, int bos, int special, int32_t *out, int32_t cap, int32_t *len,
+                                 char *err, int32_t n) {
         return bitnet_cpp_session_tokenize(session.get(), text, bos, special, out, cap, len, err, n);
     });
     for (int round = 0; round < 3; ++round)  // each evaluation begins anew: three of 3 tokens fit into 8 positions
-        check_eval(model(), [&](const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *r, int32_t *c, char *err,
-                                int32_t length) {
-            return bitnet_cpp_session_eval(session.get(), tokens, n, out, cap, r, c, err, length);
-        }, 8);
+        check_eval(
+            model(),
+            [&](const int32_t *tokens, int32_t n, float *out, int32_t cap, int32_t *r, int32_t *c, char *err,
+                int32_t length) {
+                return bitnet_cpp_session_eval(session.get(), tokens, n, out, cap, r, c, err, length);
+            },
+            8);
     Answer a, b, c, d;
     bitnet_session_t *none = reinterpret_cast<bitnet_session_t *>(this);
     EXPECT_EQ(bitnet_cpp_session_create(&none, small_model, "/tokenizer.json", 8, 0, a.err, err_len), -1);
@@ -375,9 +394,12 @@ TEST_F(Crossval, MoreLogitsThanACapacityCanSay) {
     const std::vector<int32_t> tokens(4194304, 1);
     Answer fits, over;
     EXPECT_EQ(crossval_bitnet_eval_with_tokens(small_model, tokens.data(), 4194303, INT32_MAX, nullptr, 0, &fits.first,
-                                               &fits.second, fits.err, err_len), 0) << fits.text();
-    expect_failure(crossval_bitnet_eval_with_tokens(small_model, tokens.data(), 4194304, INT32_MAX, nullptr, 0, &over.first,
-                                                    &over.second, over.err, err_len), over, {"4194304", "2147483647"});
+                                               &fits.second, fits.err, err_len),
+              0)
+        << fits.text();
+    expect_failure(crossval_bitnet_eval_with_tokens(small_model, tokens.data(), 4194304, INT32_MAX, nullptr, 0,
+                                                    &over.first, &over.second, over.err, err_len),
+                   over, {"4194304", "2147483647"});
 }
 
 TEST(CrossvalLifetime, AHundredTimes) {
@@ -387,8 +409,10 @@ TEST(CrossvalLifetime, AHundredTimes) {
         Answer a;
         ASSERT_EQ(bitnet_cpp_init_context(&ctx, small_model, 8, 0, a.err, err_len), 0) << a.text();
         std::vector<float> out(n_vocab);
-        ASSERT_EQ(bitnet_cpp_eval_with_context(ctx, &token, 1, 0, out.data(), n_vocab, &a.first, &a.second, a.err, err_len),
-                  0) << a.text();
+        ASSERT_EQ(
+            bitnet_cpp_eval_with_context(ctx, &token, 1, 0, out.data(), n_vocab, &a.first, &a.second, a.err, err_len),
+            0)
+            << a.text();
         ASSERT_EQ(bitnet_cpp_free_context(ctx), 0);
         void *model = bitnet_cpp_create_model(small_model);
         ASSERT_NE(model, nullptr);

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Mutates the public ABI in every single place, on copies of its texts, and shows that a gate reports each mutation.
 
- - Each function: left out of a header, the version script, SYMBOLS.md, the built library; with another prototype.
+ - Each function: left out of a header, the version script, SYMBOLS.md, the built library, another language's list; with
+   another prototype.
  - Each field of each public struct: renamed, of a larger type, of another type of the same size, swapped with its neighbour,
    removed.
  - Each constant: of another value, removed. Each other type: removed.
@@ -71,6 +72,17 @@ def mutate_functions():
             declaration = re.search(rf"{header_text.HEADERS[header]}\s[^;#]*?\b{name}\s*\(", text).group(0)
             expect("function of another prototype", name,
                    frozen_gate(header, replace_once(text, declaration, declaration + "int mutated, ", name), name))
+
+
+def mutate_languages():
+    own = set(TODAY["bitnet_c.h"].functions)
+    for _, file, pattern in check_symbols.LANGUAGES:
+        if not (SOURCE / file).is_file():
+            continue  # check_symbols.py says so when its folder is there
+        text = (SOURCE / file).read_text()
+        for name in sorted(own):
+            listed = check_symbols.named(re.sub(rf"\b{name}\b", "left_out", text), pattern, TEXTS["bitnet_c.h"], own)
+            expect(f"function left out of {file}", name, any(name in line for line in check_symbols.differences(own, {file: listed})))
 
 
 def mutate_constants():
@@ -228,6 +240,7 @@ def main():
             print("abi/layout.cpp does not compile before anything is mutated")
             return 1
         mutate_functions()
+        mutate_languages()
         mutate_constants()
         mutate_types()
         mutate_structs(sys.argv[2], folder)

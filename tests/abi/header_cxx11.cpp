@@ -1,6 +1,7 @@
-/* The headers, included first and in any order, are all that a translation unit needs: its types, macros and every function. */
-#include <bitnet_cpp.h>
+/* The headers, included first and in any order, are all that a translation unit needs: its types, macros and every
+ * function. */
 #include <bitnet_c.h>
+#include <bitnet_cpp.h>
 
 uint32_t bitnet_header_alone(void);
 uint32_t bitnet_header_alone(void) {

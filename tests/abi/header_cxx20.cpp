@@ -1,4 +1,5 @@
-/* The headers, included first and in any order, are all that a translation unit needs: its types, macros and every function. */
+/* The headers, included first and in any order, are all that a translation unit needs: its types, macros and every
+ * function. */
 #include <bitnet_c.h>
 #include <bitnet_cpp.h>
 

@@ -26,7 +26,8 @@ std::string new_generation(const char *path, const char *text, const std::vector
     if (std::strcmp(llama_vocab_get_text(vocab, 7), llama_token_get_text(vocab, 7)) != 0) return "text";
     logits.clear();
     size_t done = 0;
-    for (const size_t part : {tokens.size() / 2, tokens.size() - tokens.size() / 2}) {  // no positions: after the last one
+    for (const size_t part :
+         {tokens.size() / 2, tokens.size() - tokens.size() / 2}) {  // no positions: after the last one
         llama_batch batch = llama_batch_get_one(const_cast<int32_t *>(tokens.data() + done), int32_t(part));
         if (llama_decode(ctx, batch) != 0) return "decode";
         for (size_t i = 0; i < part; ++i) {

@@ -1,4 +1,5 @@
-// libllama.so as BitNet-rs calls it, in both generations of its header, beside functions that take the names of bitnet_c.h.
+// libllama.so as BitNet-rs calls it, in both generations of its header, beside functions that take the names of
+// bitnet_c.h.
 #include "tests/abi/llama_test.h"
 
 #include <bitnet_c.h>
@@ -11,8 +12,8 @@
 #include <cstring>
 #include <string>
 
-// BitNet-rs links its own wrappers statically, under names that libbitnet.so exports too. Whoever calls these has left its
-// library.
+// BitNet-rs links its own wrappers statically, under names that libbitnet.so exports too. Whoever calls these has left
+// its library.
 static int n_interposed = 0;
 extern "C" {
 void bitnet_model_free(bitnet_model_t *) { ++n_interposed; }
@@ -21,7 +22,9 @@ bitnet_model_t *bitnet_model_new_from_file(const char *) { return ++n_interposed
 bitnet_ctx_t *bitnet_context_new(bitnet_model_t *, const bitnet_params_t *) { return ++n_interposed, nullptr; }
 int bitnet_tokenize(bitnet_model_t *, const char *, int, int, int32_t *, int) { return ++n_interposed, -1; }
 int bitnet_eval(bitnet_ctx_t *, const int32_t *, int, float *, int) { return ++n_interposed, -1; }
-bitnet_status_t bitnet_load(const char *, const bitnet_load_params_t *, bitnet_model_t **) { return ++n_interposed, -1; }
+bitnet_status_t bitnet_load(const char *, const bitnet_load_params_t *, bitnet_model_t **) {
+    return ++n_interposed, -1;
+}
 bitnet_status_t bitnet_eval_tokens(bitnet_ctx_t *, const int32_t *, size_t, const bitnet_eval_params_t *) {
     return ++n_interposed, -1;
 }
@@ -45,7 +48,7 @@ std::vector<int32_t> prompt(int n) {
 // The library beside it, past what this program defines: what the logits must equal, bit for bit.
 class Reference {
 public:
-    Reference() : library_(dlopen("libbitnet.so.1", RTLD_NOW | RTLD_LOCAL)) { EXPECT_NE(library_, nullptr) << dlerror(); }
+    Reference() : library_(dlopen(LIBBITNET, RTLD_NOW | RTLD_LOCAL)) { EXPECT_NE(library_, nullptr) << dlerror(); }
     template <class F> F *function(F *, const char *name) const {
         void *address = dlsym(library_, name);
         EXPECT_NE(address, nullptr) << name;
@@ -147,7 +150,8 @@ TEST_F(Llama, Queries) {
 
 TEST_F(Llama, Tokenize) {
     const char *const text = "Hello world";
-    const int32_t length = int32_t(std::strlen(text)), n = llama_tokenize(model_, text, length, nullptr, 0, true, false);
+    const int32_t length = int32_t(std::strlen(text)),
+                  n = llama_tokenize(model_, text, length, nullptr, 0, true, false);
     ASSERT_GT(n, 1);
     std::vector<int32_t> tokens(size_t(n) + 1, -7), again(size_t(n), -7);
     EXPECT_EQ(llama_tokenize(model_, text, length, tokens.data(), n - 1, true, false), -n);
@@ -170,9 +174,12 @@ TEST_F(Llama, Tokenize) {
 TEST_F(Llama, EveryRowOfEveryKindOfBatch) {
     const std::vector<int32_t> tokens = prompt(6);
     const std::vector<float> expected = reference_.rows(tokens);
-    const auto row_of = [&](size_t i) { return std::vector<float>(expected.begin() + long(i) * n_vocab, expected.begin() + long(i + 1) * n_vocab); };
+    const auto row_of = [&](size_t i) {
+        return std::vector<float>(expected.begin() + long(i) * n_vocab, expected.begin() + long(i + 1) * n_vocab);
+    };
     llama_set_causal_attn(ctx_, false);
-    for (const std::vector<int> &flags : {std::vector<int>(6, 1), std::vector<int>(6, 0), {0, 0, 0, 0, 0, 1}, {0, 1, 0, 1, 0, 0}}) {
+    for (const std::vector<int> &flags :
+         {std::vector<int>(6, 1), std::vector<int>(6, 0), {0, 0, 0, 0, 0, 1}, {0, 1, 0, 1, 0, 0}}) {
         ASSERT_EQ(decode(tokens, 0, flags), 0);
         EXPECT_EQ(llama_get_kv_cache_token_count(ctx_), 6);
         const bool none = std::count(flags.begin(), flags.end(), 1) == 0;
@@ -212,8 +219,8 @@ TEST_F(Llama, AllLogitsByTheContext) {
 }
 
 TEST_F(Llama, GreedyTokenByToken) {
-    // As bitnet-sys's wrapper decodes: prefill, then an eval of the same from position 0, then one token at a time, without flags,
-    // on a batch that is freed twice.
+    // As bitnet-sys's wrapper decodes: prefill, then an eval of the same from position 0, then one token at a time,
+    // without flags, on a batch that is freed twice.
     std::vector<int32_t> tokens = prompt(5);
     ASSERT_EQ(decode(tokens, 0, {0, 0, 0, 0, 1}), 0);
     ASSERT_EQ(decode(tokens, 0, {0, 0, 0, 0, 1}), 0);
@@ -240,7 +247,8 @@ TEST_F(Llama, NewGeneration) {
     ASSERT_EQ(new_generation(small_model, "Hello world", tokens, text_tokens, logits), "");
     EXPECT_EQ(logits, reference_.rows(tokens));
     std::vector<int32_t> expected(text_tokens.size());
-    ASSERT_EQ(llama_tokenize(model_, "Hello world", 11, expected.data(), int32_t(expected.size()), true, false), int32_t(expected.size()));
+    ASSERT_EQ(llama_tokenize(model_, "Hello world", 11, expected.data(), int32_t(expected.size()), true, false),
+              int32_t(expected.size()));
     EXPECT_EQ(text_tokens, expected);
 }
 
@@ -258,10 +266,12 @@ TEST_F(Llama, Embeddings) {
 
 TEST_F(Llama, WrongBatches) {
     std::vector<std::string> lines;
-    llama_log_set([](ggml_log_level level, const char *text, void *user) {
-        EXPECT_EQ(level, GGML_LOG_LEVEL_ERROR);
-        static_cast<std::vector<std::string> *>(user)->push_back(text);
-    }, &lines);
+    llama_log_set(
+        [](ggml_log_level level, const char *text, void *user) {
+            EXPECT_EQ(level, GGML_LOG_LEVEL_ERROR);
+            static_cast<std::vector<std::string> *>(user)->push_back(text);
+        },
+        &lines);
     const std::vector<int32_t> tokens = prompt(3);
     ASSERT_EQ(decode(tokens, 0), 0);
     const std::vector<float> before = copy(llama_get_logits(ctx_));
@@ -335,7 +345,8 @@ TEST(LlamaLifetime, AHundredTimesInEitherOrder) {
         llama_context_params params = llama_context_default_params();
         params.n_ctx = 16;
         params.n_threads = 1;
-        llama_context *a = llama_new_context_with_model(model, params), *b = llama_new_context_with_model(model, params);
+        llama_context *a = llama_new_context_with_model(model, params),
+                      *b = llama_new_context_with_model(model, params);
         if (i % 2) llama_free_model(model);
         std::vector<int32_t> tokens = prompt(3);
         ASSERT_EQ(llama_decode(a, llama_batch_get_one(tokens.data(), 3, 0, 0)), 0);

@@ -11,8 +11,8 @@ prefix="$work/the prefix"
 "$cmake" --install "$build" --prefix "$prefix" >/dev/null
 include=$(dirname "$(find "$prefix" -name bitnet_c.h)")
 library=$(dirname "$(find "$prefix" -name 'libbitnet.so')")
-[ "$(ls "$include")" = bitnet_c.h ] || {
-    echo "installed headers: $(ls "$include"), expected bitnet_c.h alone"
+[ "$(ls "$include" | tr '\n' ' ')" = "bitnet_c.h bitnet_cpp.h " ] || {
+    echo "installed headers: $(ls "$include"), expected bitnet_c.h and bitnet_cpp.h"
     exit 1
 }
 

@@ -113,6 +113,8 @@ def check_plugins(model, work, environment):
 
 def main():
     cmake, build, bitnet, model, rustc = sys.argv[1:]
+    if rustc.endswith("NOTFOUND"):
+        sys.exit("no rustc was found: expected Rust's or Debian's, which scripts/setup.sh tests installs")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("BITNET_", "LD_"))}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

@@ -1,11 +1,20 @@
-#include "abi/compat_error.h"
+#include "abi/compat.h"
 
 #include <cstring>
 #include <string_view>
 
+#include "model/error.h"
 #include "model/pretokenizer.h"
 
 namespace bitnet {
+
+void check(bitnet_status_t status) {
+    if (status != BITNET_OK) fail(Status(status), "%s", bitnet_last_error());
+}
+
+void require_positive(int32_t value, const char *name) {
+    if (value <= 0) fail(Status::invalid, "%s is %d: expected at least 1", name, value);
+}
 
 void clear_error(char *err, int32_t err_len) noexcept { std::memset(err, 0, size_t(err_len)); }
 
