@@ -361,13 +361,14 @@ BITNET_API bitnet_status_t bitnet_eval_tokens(bitnet_ctx_t *ctx, const int32_t *
 
 /* Row i of the rows the last eval kept, n_vocab floats; negative counts from the end. After a bitnet_generate with the
  * certified head the row is computed by the first call that asks for it. Borrowed until the next call
- * that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row. */
+ * that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row. Rows lie one after
+ * another, and where they lie stays the same until an eval keeps more rows than any of this context before. */
 BITNET_API const float *bitnet_get_logits_ith(bitnet_ctx_t *ctx, int32_t i);
 /* The same copied out; *n in floats. */
 BITNET_API bitnet_status_t bitnet_copy_logits(bitnet_ctx_t *ctx, int32_t i, float *out, size_t *n);
 /* Number of rows kept by the last eval. */
 BITNET_API int32_t bitnet_logits_count(const bitnet_ctx_t *ctx);
-/* Output of the final norm of the same rows, n_embd floats, same lifetime. */
+/* Output of the final norm of the same rows, n_embd floats, same lifetime and place. */
 BITNET_API const float *bitnet_get_hidden_ith(bitnet_ctx_t *ctx, int32_t i);
 /* out[j] = log softmax(logits row j)[tokens[j]] for the first n kept rows (natural log, computed in double). */
 BITNET_API bitnet_status_t bitnet_token_logprobs(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, double *out);

@@ -56,6 +56,14 @@ if ! stamp venv "$requirements"; then
     "$deps/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
     cat "$requirements" | cksum >"$deps/venv.stamp"
 fi
+# What `pip install .` fetches, so that its test needs no network.
+if ! stamp wheels "$root/pyproject.toml" "$requirements"; then
+    echo "setup: packages that building the Python package needs"
+    rm -rf "$deps/wheels"
+    "$deps/venv/bin/pip" download --quiet --disable-pip-version-check --only-binary :all: --dest "$deps/wheels" \
+        "$(sed -n 's/^requires = \["\(.*\)"\]$/\1/p' "$root/pyproject.toml")" "$(grep '^numpy==' "$requirements")"
+    cat "$root/pyproject.toml" "$requirements" | cksum >"$deps/wheels.stamp"
+fi
 requirements="$root/scripts/sweep/requirements.txt"
 if ! stamp sweep "$requirements"; then
     echo "setup: Snakemake, for the sweeps"

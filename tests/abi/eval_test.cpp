@@ -47,6 +47,29 @@ TEST_F(Eval, KeepsTheRowsItWasAskedFor) {
     expect_error(bitnet_eval_tokens(ctx(), tokens.data(), 1, &params), BITNET_E_INVALID, {"logits", "3"});
 }
 
+// What bindings build arrays on.
+TEST_F(Eval, RowsLieOneAfterAnotherAndStayUntilMoreAreKept) {
+    const std::vector<int32_t> tokens = prompt(6);
+    ASSERT_OK(eval(ctx(), tokens, BITNET_LOGITS_ALL));
+    const float *logits = bitnet_get_logits_ith(ctx(), 0), *hidden = bitnet_get_hidden_ith(ctx(), 0);
+    auto info = make<bitnet_model_info_t>();
+    ASSERT_OK(bitnet_model_get_info(model_.get(), &info));
+    for (int i = 1; i < 6; ++i) {
+        EXPECT_EQ(bitnet_get_logits_ith(ctx(), i), logits + i * info.n_vocab);
+        EXPECT_EQ(bitnet_get_hidden_ith(ctx(), i), hidden + i * info.n_embd);
+    }
+    ASSERT_OK(bitnet_context_truncate(ctx(), 3));
+    for (const uint32_t keep : {BITNET_LOGITS_LAST, BITNET_LOGITS_ALL}) {
+        ASSERT_OK(eval(ctx(), {tokens.begin(), tokens.begin() + 5}, keep));
+        EXPECT_EQ(bitnet_get_logits_ith(ctx(), 0), logits);
+        EXPECT_EQ(bitnet_get_hidden_ith(ctx(), 0), hidden);
+    }
+    ASSERT_OK(bitnet_context_reset(ctx()));
+    ASSERT_OK(eval(ctx(), tokens, BITNET_LOGITS_ALL));
+    EXPECT_EQ(bitnet_get_logits_ith(ctx(), 0), logits);
+    EXPECT_EQ(bitnet_get_hidden_ith(ctx(), 0), hidden);
+}
+
 TEST_F(Eval, SameBitsForEverySplitBatchAndThreadCount) {
     const std::vector<int32_t> tokens = prompt(11);
     ASSERT_OK(eval(ctx(), tokens, BITNET_LOGITS_ALL));
