@@ -1,6 +1,6 @@
-// BLAKE3 of one row with AVX-512. The official code takes the chunks of a row in groups of 16, 8, 2 and 1, one group
-// after the other, and each of them takes nearly as long as 16 chunks: rows of a model are three to thirty chunks. Here up
-// to 32 are taken at once, one to a lane, whatever their number. Of a chunk that ends early the lane is left as it is.
+// BLAKE3 with AVX-512. The official code takes the chunks of a row in groups of 16, 8, 2 and 1, one group after the
+// other, and each of them takes nearly as long as 16 chunks; rows of a model are three to thirty chunks. Here up to 32
+// are taken at once, one to a lane, of as many rows as are given. A lane whose chunk has ended is left as it is.
 #if defined(__x86_64__)
 
 #include <cstdint>
@@ -45,8 +45,18 @@ struct Schedule {
 constexpr Schedule kSchedule;
 
 constexpr int kLanes512 = 16;
-constexpr int kGroupsMax = 2;  // of sixteen lanes; one alone waits for its own results half of the time
+constexpr size_t kAheadBytes = 256;  // no CPU foresees that many places at once
+constexpr int kLanesMax = 2 * kLanes512;  // one vector alone waits for its own results half of the time
 constexpr size_t kLeavesMax = 128;  // chunks whose chaining values are kept before they are folded; a power of two
+
+// What one lane hashes: a chunk, or a pair of chaining values.
+struct Lane {
+    const uint8_t *data;
+    uint32_t n_bytes;  // at most a chunk
+    uint32_t end_flags;  // of its last block; of a pair: whether it is the row's last
+    uint64_t counter;
+    uint8_t *out;  // its chaining value; may be that of another lane's data
+};
 
 // A word of all lanes' blocks, chaining values or states is a vector.
 template <int kGroups> struct Blocks {
@@ -142,145 +152,254 @@ AVX512_INLINE void transpose(__m512i (&rows)[kWords]) {
     }
 }
 
-// Lane i's block begins at data + i x stride; lanes from n on are zeros.
-template <int kGroups> AVX512_INLINE void load(Blocks<kGroups> *blocks, const uint8_t *data, size_t stride, int n) {
-    for (int g = 0; g < kGroups; ++g) {
-        for (int i = 0; i < kLanes512; ++i) {
-            const int lane = g * kLanes512 + i;
-            blocks->words[g][i] = lane < n ? _mm512_loadu_si512(data + size_t(lane) * stride) : _mm512_setzero_si512();
-        }
-        transpose(blocks->words[g]);
-    }
-}
-
 template <int kGroups> AVX512_INLINE void begin(Cvs<kGroups> *cvs) {
     for (int g = 0; g < kGroups; ++g) {
         for (int i = 0; i < kCvWords; ++i) cvs->words[g][i] = _mm512_set1_epi32(int(kIv[i]));
     }
 }
 
-template <int kGroups> AVX512_INLINE void store(const Cvs<kGroups> &cvs, int n, uint8_t *out) {
+template <int kGroups> AVX512_INLINE void store(const Cvs<kGroups> &cvs, const Lane *lanes, int n) {
     for (int g = 0; g < kGroups; ++g) {
         __m512i rows[kWords];
         for (int i = 0; i < kCvWords; ++i) rows[i] = cvs.words[g][i], rows[kCvWords + i] = _mm512_setzero_si512();
         transpose(rows);
         for (int i = 0; i < kLanes512 && g * kLanes512 + i < n; ++i) {
-            _mm256_storeu_si256(reinterpret_cast<__m256i *>(out + size_t(g * kLanes512 + i) * kCvBytes),
+            _mm256_storeu_si256(reinterpret_cast<__m256i *>(lanes[g * kLanes512 + i].out),
                                 _mm512_castsi512_si256(rows[i]));
         }
     }
 }
 
-AVX512_INLINE __mmask16 lane_mask(int n) { return __mmask16(n >= kLanes512 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1); }
+// How the blocks of lanes lie.
+template <int kGroups> struct Layout {
+    const uint8_t *first_block[kGroups * kLanes512], *last_block[kGroups * kLanes512];
+    uint32_t n_blocks[kGroups * kLanes512], last_bytes[kGroups * kLanes512];
+    uint8_t padded[kGroups * kLanes512][kBlockBytes];  // last blocks that are not whole
+    uint32_t n_blocks_min, n_blocks_max;
 
-// Chaining values of the chunks of n_bytes, at least one and at most 16 x kGroups; chunk 0 is number `first` of the row.
-template <int kGroups> AVX512 void hash_chunks(const uint8_t *data, size_t n_bytes, uint64_t first, uint8_t *out) {
-    const int n = int((n_bytes + kChunkBytes - 1) / kChunkBytes), last = n - 1;
-    const size_t last_bytes = n_bytes - size_t(last) * kChunkBytes;
-    const size_t last_blocks = (last_bytes + kBlockBytes - 1) / kBlockBytes;
-    const size_t n_blocks = last ? kChunkBytes / kBlockBytes : last_blocks;
-    Cvs<kGroups> cvs;
-    Extras<kGroups> extras;
-    begin(&cvs);
-    for (int g = 0; g < kGroups; ++g) {
-        alignas(64) uint32_t low[kLanes512], high[kLanes512];
-        for (int i = 0; i < kLanes512; ++i) {
-            const uint64_t counter = first + uint64_t(g * kLanes512 + i);
-            low[i] = uint32_t(counter), high[i] = uint32_t(counter >> 32);
+    Layout(const Lane *lanes, int n) : n_blocks_min(UINT32_MAX), n_blocks_max(1) {
+        for (int i = 0; i < n; ++i) {
+            first_block[i] = lanes[i].data;
+            const uint32_t n_bytes = lanes[i].n_bytes;
+            n_blocks[i] = n_bytes ? (n_bytes + kBlockBytes - 1) / kBlockBytes : 1;
+            last_bytes[i] = n_bytes - (n_blocks[i] - 1) * kBlockBytes;
+            last_block[i] = lanes[i].data + (n_blocks[i] - 1) * kBlockBytes;
+            if (n_blocks[i] < n_blocks_min) n_blocks_min = n_blocks[i];
+            if (n_blocks[i] > n_blocks_max) n_blocks_max = n_blocks[i];
+            if (last_bytes[i] == kBlockBytes) continue;
+            memset(padded[i], 0, kBlockBytes);
+            if (last_bytes[i]) memcpy(padded[i], last_block[i], last_bytes[i]);
+            last_block[i] = padded[i];
         }
-        extras.counter_low[g] = _mm512_load_si512(low);
-        extras.counter_high[g] = _mm512_load_si512(high);
-    }
-    for (size_t b = 0; b < n_blocks; ++b) {
-        // All chunks but the last are whole.
-        const uint32_t start = b == 0 ? kChunkStart : 0;
-        const uint32_t flags = start | (b == kChunkBytes / kBlockBytes - 1 ? kChunkEnd : 0);
-        const uint32_t last_flags = start | (b == last_blocks - 1 ? kChunkEnd : 0);
-        const bool last_active = b < last_blocks;
-        const size_t last_left = last_active ? last_bytes - b * kBlockBytes : 0;
-        const size_t last_n = last_left < kBlockBytes ? last_left : kBlockBytes;
-        Blocks<kGroups> blocks;
-        __mmask16 active[kGroups];
-        load(&blocks, data + b * kBlockBytes, kChunkBytes, last_n == kBlockBytes ? n : last);
-        for (int g = 0; g < kGroups; ++g) {
-            const __mmask16 is_last = g == last / kLanes512 ? __mmask16(1 << last % kLanes512) : 0;
-            active[g] = lane_mask((last_active ? n : last) - g * kLanes512);
-            extras.flags[g] =
-                _mm512_mask_set1_epi32(_mm512_set1_epi32(int(flags)), is_last, int(last_flags));
-            extras.n_bytes[g] =
-                _mm512_mask_set1_epi32(_mm512_set1_epi32(int(kBlockBytes)), is_last, int(last_n));
-            if (!is_last || last_n == 0 || last_n == kBlockBytes) continue;
-            uint32_t rest[kWords] = {};
-            memcpy(rest, data + size_t(last) * kChunkBytes + b * kBlockBytes, last_n);
-            for (int i = 0; i < kWords; ++i)
-                blocks.words[g][i] = _mm512_mask_set1_epi32(blocks.words[g][i], is_last, int(rest[i]));
+        for (int i = n; i < kGroups * kLanes512; ++i) {  // without work, but they read as the first one does
+            first_block[i] = first_block[0], last_block[i] = last_block[0];
+            n_blocks[i] = last_bytes[i] = 0;
         }
-        compress(&cvs, blocks, extras, active);
     }
-    store(cvs, n, out);
+};
+
+AVX512_INLINE void load_from(const uint8_t *const *at, size_t offset, __m512i (&words)[kWords]) {
+    __m512i rows[kWords];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes512; ++i) {
+        rows[i] = _mm512_loadu_si512(at[i] + offset);
+        __builtin_prefetch(at[i] + offset + kAheadBytes);
+    }
+    transpose(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < kWords; ++i) words[i] = rows[i];
 }
 
-// Chaining values of n pairs of chaining values; they may be written over the first half of the pairs.
-template <int kGroups> AVX512 void hash_pairs(const uint8_t *pairs, int n, uint32_t flags, uint8_t *out) {
+// Block b of each lane; a lane that has ended gives its last one again.
+template <int kGroups> AVX512_INLINE void load(Blocks<kGroups> *blocks, const Layout<kGroups> &layout, uint32_t b) {
+    for (int g = 0; g < kGroups; ++g) {
+        const uint8_t *const *first = layout.first_block + g * kLanes512;
+        if (b + 1 < layout.n_blocks_min) {
+            load_from(first, b * kBlockBytes, blocks->words[g]);
+            continue;
+        }
+        const uint8_t *at[kLanes512];
+        for (int i = 0; i < kLanes512; ++i) {
+            const int lane = g * kLanes512 + i;
+            at[i] = b + 1 >= layout.n_blocks[lane] ? layout.last_block[lane] : first[i] + b * kBlockBytes;
+        }
+        load_from(at, 0, blocks->words[g]);
+    }
+}
+
+// One to 16 x kGroups pairs of chaining values: one block each, so that little may be done beside it.
+template <int kGroups> AVX512 void hash_pairs(const Lane *lanes, int n) {
     Cvs<kGroups> cvs;
     Blocks<kGroups> blocks;
     Extras<kGroups> extras;
     __mmask16 active[kGroups];
     begin(&cvs);
-    load(&blocks, pairs, kBlockBytes, n);
     for (int g = 0; g < kGroups; ++g) {
+        const uint8_t *at[kLanes512];
+        uint32_t roots = 0;
+        for (int i = 0; i < kLanes512; ++i) {
+            const Lane &lane = lanes[g * kLanes512 + i < n ? g * kLanes512 + i : 0];
+            at[i] = lane.data;
+            roots |= uint32_t(lane.end_flags != 0) << i;
+        }
+        load_from(at, 0, blocks.words[g]);
         extras.counter_low[g] = extras.counter_high[g] = _mm512_setzero_si512();
         extras.n_bytes[g] = _mm512_set1_epi32(int(kBlockBytes));
-        extras.flags[g] = _mm512_set1_epi32(int(flags));
+        extras.flags[g] =
+            _mm512_mask_set1_epi32(_mm512_set1_epi32(int(kParent)), __mmask16(roots), int(kParent | kRoot));
         active[g] = __mmask16(0xffff);
     }
     compress(&cvs, blocks, extras, active);
-    store(cvs, n, out);
+    store(cvs, lanes, n);
 }
 
-constexpr size_t kStepMax = size_t(kGroupsMax) * kLanes512;
-
-// Folds n chaining values into the first, pair by pair; one that is left over goes up as it is.
-void fold(uint8_t *cvs, size_t n, uint32_t root) {
-    while (n > 1) {
-        const size_t n_pairs = n / 2;
-        const uint32_t flags = kParent | (n == 2 ? root : 0);
-        for (size_t i = 0; i < n_pairs; i += kStepMax) {
-            const int count = int(n_pairs - i < kStepMax ? n_pairs - i : kStepMax);
-            (count > kLanes512 ? hash_pairs<2> : hash_pairs<1>)(cvs + i * kBlockBytes, count, flags, cvs + i * kCvBytes);
+// One to 16 x kGroups chunks.
+template <int kGroups> AVX512 void hash_chunks(const Lane *lanes, int n) {
+    const Layout<kGroups> layout(lanes, n);
+    Cvs<kGroups> cvs;
+    Extras<kGroups> extras;
+    __m512i end_flags[kGroups], n_blocks[kGroups], last_bytes[kGroups];
+    begin(&cvs);
+    for (int g = 0; g < kGroups; ++g) {
+        uint32_t low[kLanes512] = {}, high[kLanes512] = {}, end[kLanes512] = {};
+        for (int i = 0; i < kLanes512 && g * kLanes512 + i < n; ++i) {
+            const Lane &lane = lanes[g * kLanes512 + i];
+            low[i] = uint32_t(lane.counter), high[i] = uint32_t(lane.counter >> 32);
+            end[i] = lane.end_flags;
         }
-        if (n % 2) memmove(cvs + n_pairs * kCvBytes, cvs + (n - 1) * kCvBytes, kCvBytes);
-        n = n_pairs + n % 2;
+        extras.counter_low[g] = _mm512_loadu_si512(low);
+        extras.counter_high[g] = _mm512_loadu_si512(high);
+        end_flags[g] = _mm512_loadu_si512(end);
+        n_blocks[g] = _mm512_loadu_si512(layout.n_blocks + g * kLanes512);
+        last_bytes[g] = _mm512_loadu_si512(layout.last_bytes + g * kLanes512);
     }
+    for (uint32_t b = 0; b < layout.n_blocks_max; ++b) {
+        Blocks<kGroups> blocks;
+        __mmask16 active[kGroups];
+        load(&blocks, layout, b);
+        for (int g = 0; g < kGroups; ++g) {
+            const __mmask16 is_last = _mm512_cmpeq_epi32_mask(n_blocks[g], _mm512_set1_epi32(int(b + 1)));
+            active[g] = _mm512_cmpgt_epi32_mask(n_blocks[g], _mm512_set1_epi32(int(b)));
+            const __m512i flags = _mm512_set1_epi32(b == 0 ? int(kChunkStart) : 0);
+            extras.flags[g] = _mm512_mask_or_epi32(flags, is_last, flags, end_flags[g]);
+            extras.n_bytes[g] =
+                _mm512_mask_mov_epi32(_mm512_set1_epi32(int(kBlockBytes)), is_last, last_bytes[g]);
+        }
+        compress(&cvs, blocks, extras, active);
+    }
+    store(cvs, lanes, n);
 }
 
-// Chaining value of the tree above n_bytes; `root`: kRoot where it is the whole, of more than one chunk.
-void hash_tree(const uint8_t *data, size_t n_bytes, uint64_t first, uint32_t root, uint8_t out[kCvBytes]) {
+// Gathers lanes until there are as many as can be hashed at once.
+struct Gatherer {
+    Lane lanes[kLanesMax];
+    int n;
+    bool is_pairs;
+
+    void flush() {
+        if (n > kLanes512) {
+            (is_pairs ? hash_pairs<2> : hash_chunks<2>)(lanes, n);
+        } else if (n > 0) {
+            (is_pairs ? hash_pairs<1> : hash_chunks<1>)(lanes, n);
+        }
+        n = 0;
+    }
+    void add(const Lane &lane) {
+        lanes[n++] = lane;
+        if (n == kLanesMax) flush();
+    }
+};
+
+// A row, or a part of one that is a tree of its own.
+struct Tree {
+    const uint8_t *data;
+    size_t n_bytes;
+    uint64_t first;  // its first chunk's number in the row
+    uint32_t root;   // kRoot: it is the whole row
+    uint8_t *out;
+    uint8_t *cvs;  // chaining values that are not folded yet
+    size_t n_cvs;
+};
+
+size_t n_chunks_of(size_t n_bytes) { return n_bytes ? (n_bytes + kChunkBytes - 1) / kChunkBytes : 1; }
+
+// Trees of at most kLeavesMax chunks together.
+void hash_trees(Tree *trees, size_t n) {
     uint8_t cvs[kLeavesMax * kCvBytes];
-    const size_t n = (n_bytes + kChunkBytes - 1) / kChunkBytes;
-    if (n > kLeavesMax) {
-        size_t n_left = kLeavesMax;  // the left half is the largest full tree that leaves something to the right
-        while (n_left * 2 < n) n_left *= 2;
-        hash_tree(data, n_left * kChunkBytes, first, 0, cvs);
-        hash_tree(data + n_left * kChunkBytes, n_bytes - n_left * kChunkBytes, first + n_left, 0, cvs + kCvBytes);
-        fold(cvs, 2, root);
-    } else {
-        for (size_t i = 0; i < n; i += kStepMax) {
-            const size_t left = n_bytes - i * kChunkBytes;
-            const size_t count = left < kStepMax * kChunkBytes ? left : kStepMax * kChunkBytes;
-            (count > kLanes512 * kChunkBytes ? hash_chunks<2> : hash_chunks<1>)(data + i * kChunkBytes, count, first + i,
-                                                                                cvs + i * kCvBytes);
+    Gatherer gatherer;
+    gatherer.n = 0, gatherer.is_pairs = false;
+    size_t n_used = 0;
+    for (Tree *tree = trees; tree < trees + n; ++tree) {
+        tree->cvs = cvs + n_used * kCvBytes;
+        tree->n_cvs = n_chunks_of(tree->n_bytes);
+        n_used += tree->n_cvs;
+        const uint32_t end_flags = kChunkEnd | (tree->n_cvs == 1 ? tree->root : 0);
+        for (size_t i = 0; i < tree->n_cvs; ++i) {
+            const size_t left = tree->n_bytes - i * kChunkBytes;
+            gatherer.add({tree->data + i * kChunkBytes, uint32_t(left < kChunkBytes ? left : kChunkBytes), end_flags,
+                          tree->first + i, tree->cvs + i * kCvBytes});
         }
-        fold(cvs, n, root);
     }
-    memcpy(out, cvs, kCvBytes);
+    gatherer.flush();
+    gatherer.is_pairs = true;
+    // Pair by pair, all trees side by side; a chaining value that is left over goes up as it is.
+    for (bool folded = true; folded;) {
+        folded = false;
+        for (Tree *tree = trees; tree < trees + n; ++tree) {
+            const uint32_t end_flags = tree->n_cvs == 2 ? tree->root : 0;
+            for (size_t i = 0; i + 1 < tree->n_cvs; i += 2) {
+                gatherer.add({tree->cvs + i * kCvBytes, kBlockBytes, end_flags, 0, tree->cvs + i / 2 * kCvBytes});
+            }
+            folded |= tree->n_cvs > 1;
+        }
+        gatherer.flush();
+        for (Tree *tree = trees; tree < trees + n; ++tree) {
+            if (tree->n_cvs < 2) continue;
+            const size_t n_pairs = tree->n_cvs / 2;
+            if (tree->n_cvs % 2)
+                memmove(tree->cvs + n_pairs * kCvBytes, tree->cvs + 2 * n_pairs * kCvBytes, kCvBytes);
+            tree->n_cvs = n_pairs + tree->n_cvs % 2;
+        }
+    }
+    for (Tree *tree = trees; tree < trees + n; ++tree) memcpy(tree->out, tree->cvs, kCvBytes);
+}
+
+// A row of any length.
+void hash_tree(Tree tree) {
+    const size_t n = n_chunks_of(tree.n_bytes);
+    if (n <= kLeavesMax) return hash_trees(&tree, 1);
+    size_t n_left = kLeavesMax;  // the left half is the largest full tree that leaves something to the right
+    while (n_left * 2 < n) n_left *= 2;
+    uint8_t cvs[2 * kCvBytes];
+    hash_tree({tree.data, n_left * kChunkBytes, tree.first, 0, cvs, nullptr, 0});
+    hash_tree({tree.data + n_left * kChunkBytes, tree.n_bytes - n_left * kChunkBytes, tree.first + n_left, 0,
+               cvs + kCvBytes, nullptr, 0});
+    const Lane pair = {cvs, 2 * kCvBytes, tree.root, 0, tree.out};
+    hash_pairs<1>(&pair, 1);
 }
 
 }  // namespace
 
-void avx512_blake3(const void *data, size_t n_bytes, uint8_t out[32]) {
-    if (n_bytes <= kChunkBytes) return official_blake3(data, n_bytes, out);
-    hash_tree(static_cast<const uint8_t *>(data), n_bytes, 0, kRoot, out);
+void avx512_blake3(const HashJob *jobs, size_t n) {
+    // One short row alone: the official code has a way for it.
+    if (n == 1 && jobs->n_bytes <= kChunkBytes) return official_blake3(jobs, n);
+    Tree trees[kLeavesMax];
+    for (size_t i = 0; i < n;) {
+        size_t n_trees = 0, n_leaves = 0;
+        for (; i < n; ++i) {
+            const size_t more = n_chunks_of(jobs[i].n_bytes);
+            if (n_leaves + more > kLeavesMax) break;
+            trees[n_trees++] = {static_cast<const uint8_t *>(jobs[i].data), jobs[i].n_bytes, 0, kRoot, jobs[i].out,
+                                nullptr, 0};
+            n_leaves += more;
+        }
+        if (n_trees) {
+            hash_trees(trees, n_trees);
+        } else {
+            hash_tree({static_cast<const uint8_t *>(jobs[i].data), jobs[i].n_bytes, 0, kRoot, jobs[i].out, nullptr, 0});
+            ++i;
+        }
+    }
 }
 
 }  // namespace bitnet::services

@@ -41,8 +41,8 @@ static bitnet_status_t event(void *state, const bitnet_event_t *header) {
     return BITNET_OK;
 }
 
-static const bitnet_trace_sink_t sink = {sizeof sink, BITNET_ABI_VERSION, "ask_services", (uint64_t)1 << BITNET_EVENT_TENSOR,
-                                         opened,      event,              NULL,           free};
+static const bitnet_trace_sink_t sink = {
+    sizeof sink, BITNET_ABI_VERSION, "ask_services", (uint64_t)1 << BITNET_EVENT_TENSOR, opened, event, NULL, free};
 
 BITNET_API const bitnet_trace_sink_t *bitnet_trace_plugin_v1(const bitnet_trace_host_t *host);
 const bitnet_trace_sink_t *bitnet_trace_plugin_v1(const bitnet_trace_host_t *host) {

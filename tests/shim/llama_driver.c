@@ -6,8 +6,9 @@
  * default. scope=local|global|deepbind. contexts=N: as many, each on its own thread, with other tokens.
  * leave=exit|_exit| abort|free: how the program ends. fork=1: a child evaluates too. first=N: id of the first token.
  * repeat=1: from position 0 once more. outputs=all: logits of every prompt token. callback=1: a callback of its own,
- * which asks for every l_out. time=1: tokens per second on stderr; time=2: CPU seconds of the process for each decoded token. Prints the FNV-1a hash of each decoded token's
- * logits: what a traced run must give again. Exit code 0, or 2.
+ * which asks for every l_out. time=1: tokens per second on stderr; time=2: CPU seconds of the process for each decoded
+ * token but the last. Prints the FNV-1a hash of each decoded token's logits: what a traced run must give again. Exit
+ * code 0, or 2.
  *
  * What llama.cpp declares stands below once more; scripts/peer/peer.c says how that is kept safe.
  */
