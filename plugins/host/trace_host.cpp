@@ -448,7 +448,7 @@ const char *trace_host_stop_reason(const TraceHost *host) { return host->stoppin
 void trace_host_end_step(TraceHost *host, bitnet_status_t status) {
     if (!host->step_open) return;
     host->step_open = false;
-    host->n_expected = 0;
+    host->n_expected = host->next_expected = 0;
     if (status == BITNET_OK) host->run_tokens += host->n_step_tokens;
     bitnet_step_event_t event = {};
     event.header.size = sizeof event;
