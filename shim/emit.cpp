@@ -323,6 +323,26 @@ private:
 
 }  // namespace
 
+void expect_items(Session *s) {
+    const StepRows &rows = s->rows;
+    if (rows.n != 1 || !trace_host_hashes(s->host)) return;
+    Engine &engine = *s->engine;
+    const size_t n_bytes = size_t(s->plan.n_items) * sizeof(TraceRowBytes);
+    TraceRowBytes *list = static_cast<TraceRowBytes *>(s->expected.get(n_bytes));
+    uint64_t n = 0;
+    for (int i = 0; list && i < s->plan.n_items; ++i) {
+        const Item &item = s->plan.items[i];
+        RowView view = {};
+        if (item.rows != Rows::dense) continue;
+        if (!trace_host_wants(s->host, item.stage, item.layer, rows.positions[0], 1)) continue;
+        // What lies with a device is copied when its turn comes.
+        if (!engine.has_data(item.node) || !engine.host_data(item.node)) continue;
+        if (!view_rows(s, item.node, &s->scratch[0], &view)) continue;
+        list[n++] = {view.data, uint64_t(view.n_elements) * element_bytes(engine.type(item.node))};
+    }
+    trace_host_expect(s->host, list, n);
+}
+
 void emit_item(Session *session, const Item &item, bool after_the_graph) {
     Emitter(session, item, after_the_graph).run();
 }

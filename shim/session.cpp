@@ -58,6 +58,7 @@ void free_session(Session *s) {
     }
     plan_free(&s->plan);
     free(s->row_memory.data);
+    free(s->expected.data);
     for (Buffered &buffer : s->scratch) free(buffer.data);
     free(s);
 }
@@ -254,6 +255,7 @@ int compute_retaining(Session *s, Graph *graph, int (*real)(Scheduler *, Graph *
     const int status = real(s->scheduler, graph);
     if (status != 0) return status;
     s->engine->sched_synchronize(s->scheduler);
+    expect_items(s);
     for (int i = 0; i < s->plan.n_items; ++i) emit_item(s, s->plan.items[i], true);
     return status;
 }

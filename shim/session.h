@@ -43,11 +43,14 @@ struct Session {
     bool application_asked;  // for the node that was asked about last
 
     int32_t next_position;  // in the open run
-    Buffered row_memory, scratch[kScratches];
+    Buffered row_memory, expected, scratch[kScratches];
 };
 
 // Names where the model came from, once per run.
 void describe_run(Session *session, TraceRun *run);
+
+// When the graph has run: tells the host which rows emit_item is about to give.
+void expect_items(Session *session);
 
 // Gives a node's rows, all of which must be readable now.
 void emit_item(Session *session, const Item &item, bool after_the_graph);

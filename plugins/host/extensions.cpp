@@ -21,6 +21,15 @@ Row row_of(const TraceHost *host, uint32_t row) {
     return {static_cast<const char *>(event.data) + row * event.row_stride, event.row_elements, event.dtype};
 }
 
+CachedRow *current_row(TraceHost *host, uint32_t row) {
+    CachedRow *cached = &host->rows[row];
+    if (cached->event_seq != host->current->header.seq) {
+        cached->event_seq = host->current->header.seq;
+        cached->have = 0;
+    }
+    return cached;
+}
+
 // NULL: not the event under way, a dtype we do not know, or out of memory.
 CachedRow *cached_row(TraceHost *host, const bitnet_tensor_event_t *event, uint32_t row) {
     if (!is_current(host, event, row) || !dtype_bytes(host->current->dtype)) return nullptr;
@@ -32,12 +41,66 @@ CachedRow *cached_row(TraceHost *host, const bitnet_tensor_event_t *event, uint3
         host->rows = rows;
         host->n_rows_cached = host->current->n_rows;
     }
-    CachedRow *cached = &host->rows[row];
-    if (cached->event_seq != host->current->header.seq) {
-        cached->event_seq = host->current->header.seq;
-        cached->have = 0;
+    return current_row(host, row);
+}
+
+// What is hashed at once: enough for every lane of the vector unit, little enough to stay in a core's own cache.
+constexpr size_t kHashBytesMax = 128 * 1024;
+constexpr size_t kHashRowsMax = 64;
+
+// The announced row, if the engine keeps to what it said; a few may be left out, as when a tensor has no values.
+ExpectedRow *find_expected(TraceHost *host, const void *data, uint64_t n_bytes) {
+    constexpr uint64_t kAhead = 16;
+    const uint64_t left = host->n_expected - host->next_expected, n = left < kAhead ? left : kAhead;
+    for (uint64_t i = host->next_expected; i < host->next_expected + n; ++i) {
+        ExpectedRow *found = &host->expected[i];
+        if (found->row.data != data || found->row.n_bytes != n_bytes) continue;
+        host->next_expected = i + 1;
+        return found;
     }
-    return cached;
+    return nullptr;
+}
+
+// `found` and those that follow it.
+void hash_expected(TraceHost *host, ExpectedRow *found) {
+    HashJob jobs[kHashRowsMax];
+    size_t n = 0, n_bytes = 0;
+    for (ExpectedRow *e = found; e < host->expected + host->n_expected && n < kHashRowsMax; ++e, ++n) {
+        n_bytes += e->row.n_bytes;
+        if (n > 0 && n_bytes > kHashBytesMax) break;
+        jobs[n] = {e->row.data, e->row.n_bytes, e->hash};
+        e->has_hash = true;
+    }
+    blake3_of_many(jobs, n);
+}
+
+// A sink that asks for one row after the other gets the next ones computed as well.
+size_t rows_at_once(const TraceHost *host, uint32_t row, size_t row_bytes) {
+    const CachedRow *before = row ? &host->rows[row - 1] : nullptr;
+    if (!before || before->event_seq != host->current->header.seq || !(before->have & kHaveHash)) return 1;
+    const size_t fit = row_bytes ? kHashBytesMax / row_bytes : kHashRowsMax, left = host->current->n_rows - row;
+    const size_t n = fit < kHashRowsMax ? fit : kHashRowsMax;
+    return n < 1 ? 1 : n < left ? n : left;
+}
+
+void hash_rows(TraceHost *host, uint32_t row) {
+    const Row first = row_of(host, row);
+    const size_t n_bytes = first.n * dtype_bytes(first.dtype);
+    host->hashes = true;
+    if (ExpectedRow *found = find_expected(host, first.data, n_bytes)) {
+        if (!found->has_hash) hash_expected(host, found);
+        memcpy(host->rows[row].hash, found->hash, sizeof found->hash);
+        host->rows[row].have |= kHaveHash;
+        return;
+    }
+    HashJob jobs[kHashRowsMax];
+    const size_t n = rows_at_once(host, row, n_bytes);
+    for (size_t i = 0; i < n; ++i) {
+        CachedRow *cached = current_row(host, row + uint32_t(i));
+        cached->have |= kHaveHash;
+        jobs[i] = {row_of(host, row + uint32_t(i)).data, n_bytes, cached->hash};
+    }
+    blake3_of_many(jobs, n);
 }
 
 // True when the caller has to compute it now.
@@ -51,7 +114,7 @@ const uint8_t *ext_blake3(const bitnet_trace_host_t *api, const bitnet_tensor_ev
     TraceHost *host = host_of(api);
     CachedRow *cached = cached_row(host, event, row);
     if (!cached) return nullptr;
-    if (first_use(cached, kHaveHash)) row_blake3(row_of(host, row), cached->hash);
+    if (!(cached->have & kHaveHash)) hash_rows(host, row);
     return cached->hash;
 }
 

@@ -35,6 +35,13 @@ struct CachedRow {
     float sketch[BITNET_SKETCH_BUCKETS];
 };
 
+// A row that the engine has announced.
+struct ExpectedRow {
+    TraceRowBytes row;
+    bool has_hash;
+    uint8_t hash[32];
+};
+
 }  // namespace bitnet
 
 struct TraceHost {
@@ -64,6 +71,9 @@ struct TraceHost {
     uint32_t current_row;            // index of its row 0 in the rows that the engine gave
     bitnet::CachedRow *rows;
     uint64_t n_rows_cached;  // capacity of `rows`
+    bool hashes;             // a sink has asked for one
+    bitnet::ExpectedRow *expected;
+    uint64_t n_expected, n_expected_max, next_expected;  // those before the next one were given
 
     bool stopping;
     char stop_reason[256];

@@ -131,13 +131,16 @@ inline void finish_stats(bitnet_stats_t *out, const Top &top, double sum, double
 
 // The services for one kind of CPU; all give the same bits. `stats` may decline a row, which the plain one then takes.
 struct Kernels {
+    void (*blake3)(const HashJob *jobs, size_t n);
     uint64_t (*multiset)(Row row);
     bool (*stats)(Row row, bitnet_stats_t *out);
     void (*sketch)(Row row, float out[BITNET_SKETCH_BUCKETS]);
 };
 extern const Kernels plain_kernels;
+void official_blake3(const HashJob *jobs, size_t n);
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx512_kernels;
+void avx512_blake3(const HashJob *jobs, size_t n);
 #endif
 
 }  // namespace bitnet::services

@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // warns of its own AVX-512 intrinsics (GCC bug 105593)
+// GCC warns of its own AVX-512 intrinsics (bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 
@@ -13,7 +15,8 @@
 
 #define AVX2 __attribute__((target("avx2,f16c")))
 #define AVX2_INLINE static inline __attribute__((target("avx2,f16c"), always_inline))
-#define AVX512 __attribute__((target("avx512f,avx512dq")))
+#define AVX512 __attribute__((target("avx2,f16c,avx512f,avx512dq")))
+#define AVX512_INLINE static inline __attribute__((target("avx2,f16c,avx512f,avx512dq"), always_inline))
 
 namespace bitnet::services {
 
@@ -126,46 +129,6 @@ inline void set_threshold(uint32_t lanes[16], uint32_t *threshold, uint32_t *lar
     *largest = lanes[0];
 }
 
-template <class Ops> AVX2 void first_pass(FirstPass<Ops> *pass, const typename Ops::Type::Raw *data, size_t n) {
-    typename Ops::Vector min = Ops::load(data), max = min;
-    __m256d sum_low = _mm256_setzero_pd(), sum_high = sum_low, squares_low = sum_low, squares_high = sum_low;
-    __m256i zeros = _mm256_setzero_si256(), largest[2] = {zeros, zeros};
-    const size_t n_full = n - n % kStep;
-    for (size_t i = 0; i < n_full; i += kStep) {
-        const typename Ops::Vector v = Ops::load(data + i);
-        const __m256d low = Ops::low(v), high = Ops::high(v);
-        sum_low = _mm256_add_pd(sum_low, low);
-        sum_high = _mm256_add_pd(sum_high, high);
-        squares_low = _mm256_add_pd(squares_low, _mm256_mul_pd(low, low));
-        squares_high = _mm256_add_pd(squares_high, _mm256_mul_pd(high, high));
-        min = Ops::min(min, v);
-        max = Ops::max(max, v);
-        zeros = _mm256_sub_epi32(zeros, Ops::equal(v, Ops::zero()));
-        __m256i &lanes = largest[i / kStep % 2];
-        lanes = _mm256_max_epu32(lanes, Ops::magnitude(v));
-    }
-    _mm256_storeu_pd(pass->sum, sum_low);
-    _mm256_storeu_pd(pass->sum + 4, sum_high);
-    _mm256_storeu_pd(pass->squares, squares_low);
-    _mm256_storeu_pd(pass->squares + 4, squares_high);
-    typename Ops::Scalar mins[kStep], maxes[kStep];
-    uint32_t zero_lanes[kStep], largest_lanes[2 * kStep];
-    Ops::store(mins, min);
-    Ops::store(maxes, max);
-    memcpy(zero_lanes, &zeros, sizeof zero_lanes);
-    memcpy(largest_lanes, largest, sizeof largest_lanes);
-    pass->min = mins[0], pass->max = maxes[0], pass->n_zero = 0;
-    for (size_t lane = 0; lane < kStep; ++lane) {
-        if (mins[lane] < pass->min) pass->min = mins[lane];
-        if (maxes[lane] > pass->max) pass->max = maxes[lane];
-        pass->n_zero += zero_lanes[lane];
-    }
-    uint32_t magnitude;
-    set_threshold(largest_lanes, &pass->threshold, &magnitude);
-    pass->finite = magnitude < Ops::kNotFinite;
-    add_rest<Ops>(pass, data, n_full, n);
-}
-
 // Where the extremes are: the elements that come into question are few.
 template <class Ops> struct Places {
     Top top;
@@ -208,77 +171,49 @@ template <class Ops> struct Wanted {
     }
 };
 
-// Sum of the squared deviations, and the extremes' places.
-template <class Ops>
-AVX2 double second_pass(Places<Ops> *places, const typename Ops::Type::Raw *data, size_t n, double mean) {
-    constexpr size_t kGroup = 4 * kStep;
-    const __m256d means = _mm256_set1_pd(mean);
-    __m256d low_sum = _mm256_setzero_pd(), high_sum = low_sum;
-    const size_t n_full = n - n % kStep, n_groups = n - n % kGroup;
-    Wanted<Ops> wanted;
-    Wanted<Ops>::set(&wanted, *places);
-    for (size_t group = 0; group < n_full; group += kGroup) {
-        const size_t end = group < n_groups ? group + kGroup : n_full;
-        __m256i hits = _mm256_setzero_si256();
-        for (size_t i = group; i < end; i += kStep) {
-            const typename Ops::Vector v = Ops::load(data + i);
-            const __m256d low = _mm256_sub_pd(Ops::low(v), means), high = _mm256_sub_pd(Ops::high(v), means);
-            low_sum = _mm256_add_pd(low_sum, _mm256_mul_pd(low, low));
-            high_sum = _mm256_add_pd(high_sum, _mm256_mul_pd(high, high));
-            hits = _mm256_or_si256(hits, Wanted<Ops>::hits(wanted, v));
-        }
-        if (_mm256_testz_si256(hits, hits)) continue;
-        for (size_t i = group; i < end; i += kStep) {
-            const __m256 found = _mm256_castsi256_ps(Wanted<Ops>::hits(wanted, Ops::load(data + i)));
-            for (unsigned mask = unsigned(_mm256_movemask_ps(found)); mask; mask &= mask - 1) {
-                places->look_at(data, i + size_t(std::countr_zero(mask)));
-            }
-        }
-        places->raise_threshold();
-        Wanted<Ops>::set(&wanted, *places);
-    }
-    double sums[kLanes];
-    _mm256_storeu_pd(sums, low_sum);
-    _mm256_storeu_pd(sums + 4, high_sum);
-    for (size_t i = n_full; i < n; ++i) {
-        const double d = double(scalar_at<Ops>(data + i)) - mean;
-        sums[i - n_full] += d * d;
-        places->look_at(data, i);
-    }
-    return combine(sums);
+// Eight doubles of AVX2 are two vectors.
+namespace avx2 {
+struct Eight {
+    __m256d low, high;
+};
+AVX2_INLINE Eight widen(__m256 v) { return {Floats::low(v), Floats::high(v)}; }
+AVX2_INLINE Eight widen(__m256i v) { return {I32Avx2::low(v), I32Avx2::high(v)}; }
+AVX2_INLINE Eight subtract_all(Eight v, double from_all) {
+    const __m256d all = _mm256_set1_pd(from_all);
+    return {_mm256_sub_pd(v.low, all), _mm256_sub_pd(v.high, all)};
 }
+AVX2_INLINE void add(Eight *sum, Eight v) {
+    sum->low = _mm256_add_pd(sum->low, v.low);
+    sum->high = _mm256_add_pd(sum->high, v.high);
+}
+AVX2_INLINE void add_square(Eight *sum, Eight v) {
+    add(sum, {_mm256_mul_pd(v.low, v.low), _mm256_mul_pd(v.high, v.high)});
+}
+AVX2_INLINE void store_eight(double *to, Eight v) {
+    _mm256_storeu_pd(to, v.low);
+    _mm256_storeu_pd(to + 4, v.high);
+}
+#define TARGET AVX2
+#define TARGET_INLINE AVX2_INLINE
+#include "plugins/host/stats_x86.inc"
+#undef TARGET
+#undef TARGET_INLINE
+}  // namespace avx2
 
-template <class Ops> bool stats(Row row, bitnet_stats_t *out) {
-    if (row.n < size_t(kBlock)) return false;
-    const auto *data = static_cast<const typename Ops::Type::Raw *>(row.data);
-    FirstPass<Ops> pass;
-    first_pass<Ops>(&pass, data, row.n);
-    if (!pass.finite) return false;
-    *out = {};
-    out->struct_size = sizeof *out;
-    out->n = row.n;
-    out->n_zero = pass.n_zero;
-    out->nonfinite_index = UINT32_MAX;
-    Places<Ops> places = {};
-    places.threshold = pass.threshold;
-    places.min = pass.min, places.max = pass.max;
-    const double sum = combine(pass.sum);
-    const double deviations = second_pass<Ops>(&places, data, row.n, sum / double(row.n));
-    out->min = float(places.min_value), out->max = float(places.max_value);
-    out->min_index = places.min_index, out->max_index = places.max_index;
-    finish_stats(out, places.top, sum, combine(pass.squares), deviations);
-    return true;
-}
-
-bool avx2_stats(Row row, bitnet_stats_t *out) {
-    switch (row.dtype) {
-    case BITNET_DTYPE_F16: return stats<F16Avx2>(row, out);
-    case BITNET_DTYPE_BF16: return stats<Bf16Avx2>(row, out);
-    case BITNET_DTYPE_I8: return stats<I8Avx2>(row, out);
-    case BITNET_DTYPE_I32: return stats<I32Avx2>(row, out);
-    default: return stats<F32Avx2>(row, out);
-    }
-}
+namespace avx512 {
+using Eight = __m512d;
+AVX512_INLINE Eight widen(__m256 v) { return _mm512_cvtps_pd(v); }
+AVX512_INLINE Eight widen(__m256i v) { return _mm512_cvtepi32_pd(v); }
+AVX512_INLINE Eight subtract_all(Eight v, double from_all) { return _mm512_sub_pd(v, _mm512_set1_pd(from_all)); }
+AVX512_INLINE void add(Eight *sum, Eight v) { *sum = _mm512_add_pd(*sum, v); }
+AVX512_INLINE void add_square(Eight *sum, Eight v) { *sum = _mm512_add_pd(*sum, _mm512_mul_pd(v, v)); }
+AVX512_INLINE void store_eight(double *to, Eight v) { _mm512_storeu_pd(to, v); }
+#define TARGET AVX512
+#define TARGET_INLINE AVX512_INLINE
+#include "plugins/host/stats_x86.inc"
+#undef TARGET
+#undef TARGET_INLINE
+}  // namespace avx512
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Sketch
@@ -418,8 +353,8 @@ uint64_t avx512_multiset(Row row) {
 
 }  // namespace
 
-const Kernels avx2_kernels = {avx2_multiset, avx2_stats, avx2_sketch};
-const Kernels avx512_kernels = {avx512_multiset, avx2_stats, avx2_sketch};
+const Kernels avx2_kernels = {official_blake3, avx2_multiset, avx2::row_stats_of, avx2_sketch};
+const Kernels avx512_kernels = {avx512_blake3, avx512_multiset, avx512::row_stats_of, avx2_sketch};
 
 }  // namespace bitnet::services
 

@@ -235,6 +235,7 @@ void trace_host_destroy(TraceHost *host) {
     selection_free(&host->selection);
     free(host->prompt);
     free(host->rows);
+    free(host->expected);
     free(host);
 }
 
@@ -415,6 +416,21 @@ void trace_host_tensor(TraceHost *host, bitnet_tensor_event_t *rows, void *data)
     }
 }
 
+int trace_host_hashes(const TraceHost *host) { return host->hashes; }
+
+void trace_host_expect(TraceHost *host, const TraceRowBytes *rows, uint64_t n) {
+    host->n_expected = host->next_expected = 0;
+    if (!host->step_open) return;
+    if (n > host->n_expected_max) {
+        ExpectedRow *larger = static_cast<ExpectedRow *>(realloc(host->expected, n * sizeof(ExpectedRow)));
+        if (!larger) return;  // each is hashed on its own
+        host->expected = larger;
+        host->n_expected_max = n;
+    }
+    for (uint64_t i = 0; i < n; ++i) host->expected[i].row = rows[i], host->expected[i].has_hash = false;
+    host->n_expected = n;
+}
+
 void trace_host_kv_state(TraceHost *host, int32_t position, const bitnet_kv_state_t *kv) {
     if (!host->run_open || !(host->want >> BITNET_EVENT_KV_STATE & 1)) return;
     bitnet_kv_event_t event = {};
@@ -432,6 +448,7 @@ const char *trace_host_stop_reason(const TraceHost *host) { return host->stoppin
 void trace_host_end_step(TraceHost *host, bitnet_status_t status) {
     if (!host->step_open) return;
     host->step_open = false;
+    host->n_expected = host->next_expected = 0;
     if (status == BITNET_OK) host->run_tokens += host->n_step_tokens;
     bitnet_step_event_t event = {};
     event.header.size = sizeof event;

@@ -78,6 +78,15 @@ int trace_host_selects_layer(const TraceHost *host, int32_t stage, int32_t layer
  * measured here when 0: the time since the last delivery or begin_step ended; TRACE_NS_UNKNOWN is delivered as 0. Not
  * const: a sink may replace values. */
 void trace_host_tensor(TraceHost *host, bitnet_tensor_event_t *rows, void *data);
+/* Rows of n_bytes that will be given to trace_host_tensor before the step ends, in this order, and do not change until
+ * then: many are hashed at once in much less time than one after the other. Worth its while when a sink asks for
+ * hashes. Without memory for the list, each is hashed on its own. */
+typedef struct TraceRowBytes {
+    const void *data;
+    uint64_t n_bytes;
+} TraceRowBytes;
+int trace_host_hashes(const TraceHost *host); /* whether a sink has asked for a hash */
+void trace_host_expect(TraceHost *host, const TraceRowBytes *rows, uint64_t n);
 /* The state of the key/value cache after the step, `position` being the last one evaluated. */
 void trace_host_kv_state(TraceHost *host, int32_t position, const bitnet_kv_state_t *kv);
 /* The reason why a sink asked to stop the step under way; NULL when none did. It lasts until the step has ended. */

@@ -13,7 +13,7 @@ from pathlib import Path
 
 OPERATIONS = ("row", "ternary", "dot")
 # Functions with instruction sets of their own, which the file asks the CPU for; the best of them.
-CHOSEN_AT_RUN_TIME = {"services_x86.cpp.o": "avx512vnni"}
+CHOSEN_AT_RUN_TIME = {"services_x86.cpp.o": "avx512vnni", "hash_avx512.cpp.o": "avx512vnni"}
 X86_KERNELS = [f"{operation}_{isa}" for isa in ("scalar", "sse2", "avx2", "avx512vnni") for operation in OPERATIONS]
 ARM_KERNELS = [f"{operation}_{isa}" for isa in ("scalar", "neon") for operation in OPERATIONS]
 KERNELS = {"x86_64": X86_KERNELS + ["ternary_avxvnni", "compact_scalar", "compact_avx2", "compact_avx512vnni", "dense_scalar", "dense_avx512vbmi"],

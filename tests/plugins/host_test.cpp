@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <blake3.h>
 
 #include "tests/plugins/fixture.h"
 
@@ -277,6 +278,114 @@ TEST(TraceHost, OverrideReplacesValuesAndMarksTheRun) {
     for (const Seen &seen : second.seen) flags.push_back(seen.flags);
     EXPECT_EQ(flags, (std::vector<uint32_t>{0, 0, 1, 1, 1,
                                             BITNET_EVENT_FLAG_OVERRIDABLE}));  // begin, act, out, layer_out, end, begin
+}
+
+std::string hash_of(const float *values, size_t n) {
+    uint8_t digest[32];
+    blake3_hasher hasher;
+    blake3_hasher_init(&hasher);
+    blake3_hasher_update(&hasher, values, n * sizeof(float));
+    blake3_hasher_finalize(&hasher, digest, sizeof digest);
+    return {reinterpret_cast<const char *>(digest), sizeof digest};
+}
+
+// A sink that asks for the hashes of rows in an order of its own.
+struct Hashing : Recorder {
+    std::vector<uint32_t> order;  // empty: as they come
+    std::vector<std::string> hashes;
+
+    Hashing() : Recorder(uint64_t(1) << BITNET_EVENT_TENSOR) {
+        on_event = [this](const bitnet_event_t *event) {
+            const auto *tensor = reinterpret_cast<const bitnet_tensor_event_t *>(event);
+            for (uint32_t i = 0; i < tensor->n_rows; ++i) ask(tensor, order.empty() ? i : order[i]);
+            return BITNET_OK;
+        };
+    }
+    void ask(const bitnet_tensor_event_t *tensor, uint32_t row) {
+        const auto *hash = static_cast<const bitnet_ext_hash_t *>(host->get_extension(host, BITNET_EXT_HASH));
+        hashes.push_back({reinterpret_cast<const char *>(hash->blake3(host, tensor, row)), 32});
+    }
+};
+
+// Rows that are hashed several at once have the hashes that they have one by one, whatever is asked for when.
+TEST(TraceHost, HashesOfManyRows) {
+    constexpr size_t kElements = 300;
+    for (uint32_t n_rows : {1, 2, 5, 200}) {
+        std::vector<float> values(n_rows * kElements);
+        for (size_t i = 0; i < values.size(); ++i) values[i] = float(i % 977) * 0.25f;
+        for (int way = 0; way < 3; ++way) {
+            Hashing sink;
+            for (uint32_t i = 0; way && i < n_rows; ++i)
+                sink.order.push_back(way == 1 ? n_rows - 1 - i : i / 3 * 3 % n_rows);
+            Host host;
+            trace_host_attach_sink(host.host, &sink.table, &sink, nullptr, host.error);
+            host.begin_run();
+            host.tensor(BITNET_STAGE_FFN_OUT, 0, 0, values, n_rows);
+            ASSERT_EQ(sink.hashes.size(), n_rows);
+            for (uint32_t i = 0; i < n_rows; ++i) {
+                const uint32_t row = way ? sink.order[i] : i;
+                EXPECT_EQ(sink.hashes[i], hash_of(&values[row * kElements], kElements))
+                    << n_rows << " rows, way " << way << ", number " << i;
+            }
+        }
+    }
+}
+
+// Also of a row that is replaced after it was hashed together with others.
+TEST(TraceHost, HashesOfReplacedRows) {
+    std::vector<float> values(4 * 500);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = float(i);
+    const std::vector<float> before = values, fresh(500, 7);
+    Hashing sink;
+    sink.on_event = [&](const bitnet_event_t *event) {
+        const auto *tensor = reinterpret_cast<const bitnet_tensor_event_t *>(event);
+        const auto *ext =
+            static_cast<const bitnet_ext_override_t *>(sink.host->get_extension(sink.host, BITNET_EXT_OVERRIDE));
+        sink.ask(tensor, 0);
+        sink.ask(tensor, 1);
+        EXPECT_EQ(ext->replace(sink.host, tensor, 2, fresh.data(), fresh.size()), BITNET_OK);
+        sink.ask(tensor, 2);
+        sink.ask(tensor, 3);
+        return BITNET_OK;
+    };
+    Host host;
+    trace_host_attach_sink(host.host, &sink.table, &sink, nullptr, host.error);
+    host.begin_run();
+    host.tensor(BITNET_STAGE_FFN_OUT, 0, 0, values, 4);
+    for (size_t row = 0; row < 4; ++row)
+        EXPECT_EQ(sink.hashes[row], hash_of(row == 2 ? fresh.data() : &before[row * 500], 500)) << row;
+}
+
+// An engine may announce rows, and then leave some out, give others, or give one at another length.
+TEST(TraceHost, HashesOfExpectedRows) {
+    constexpr size_t kRows = 90;
+    std::vector<std::vector<float>> rows;
+    std::vector<TraceRowBytes> expected;
+    for (size_t i = 0; i < kRows; ++i) {
+        rows.push_back(std::vector<float>(i == 40 ? 70000 : 1 + i * 37 % 900, float(i)));
+        if (i % 7 != 3) expected.push_back({rows[i].data(), rows[i].size() * sizeof(float)});
+    }
+    expected[4].n_bytes -= 4;
+    Hashing sink;
+    Host host;
+    trace_host_attach_sink(host.host, &sink.table, &sink, nullptr, host.error);
+    host.begin_run();
+    EXPECT_FALSE(trace_host_hashes(host.host));
+    trace_host_expect(host.host, expected.data(), expected.size());  // outside of a step: nothing is expected
+    std::vector<std::string> wanted;
+    for (int step = 0; step < 3; ++step) {
+        trace_host_begin_step(host.host, step, nullptr, 1);
+        if (step != 1) trace_host_expect(host.host, expected.data(), expected.size());
+        for (size_t i = 0; i < kRows; ++i) {
+            if (i % 11 == 5) continue;
+            host.tensor(BITNET_STAGE_FFN_OUT, 0, step, rows[i], 1);
+            wanted.push_back(hash_of(rows[i].data(), rows[i].size()));
+        }
+        trace_host_end_step(host.host, BITNET_OK);
+        EXPECT_TRUE(trace_host_hashes(host.host));
+        for (std::vector<float> &row : rows) row[0] += 1;  // what was announced holds no longer than its step
+    }
+    EXPECT_EQ(sink.hashes, wanted);
 }
 
 TEST(TraceHost, OverrideIsForOwnF32StagesOnly) {

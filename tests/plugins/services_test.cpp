@@ -233,6 +233,53 @@ TEST_P(Services, Blake3IsOfTheRawBytes) {
     EXPECT_EQ(memcmp(hash, expected, 32), 0);
 }
 
+// Every length of up to some chunks, and longer ones around the ends of blocks, chunks, and trees of chunks.
+TEST_P(Services, Blake3OfAnyLength) {
+    std::mt19937 random(8);
+    std::vector<uint8_t> bytes(600 * 1024 + 64);
+    for (uint8_t &byte : bytes) byte = uint8_t(random());
+    std::vector<size_t> lengths;
+    for (size_t n = 0; n < 5200; ++n) lengths.push_back(n);
+    for (size_t chunks = 5; chunks < 600; chunks += chunks < 70 ? 1 : 1 + random() % 20) {
+        for (int off : {-64, -1, 0, 1, 63, 500}) lengths.push_back(chunks * 1024 + size_t(off));
+    }
+    for (size_t chunks : {127, 128, 129, 255, 256, 257, 511, 512, 513}) lengths.push_back(chunks * 1024 + 1);
+    for (size_t n : lengths) {
+        const uint8_t *row = bytes.data() + random() % 64;
+        uint8_t hash[32], expected[32];
+        row_blake3({row, n, BITNET_DTYPE_I8}, hash);
+        blake3_hasher hasher;
+        blake3_hasher_init(&hasher);
+        blake3_hasher_update(&hasher, row, n);
+        blake3_hasher_finalize(&hasher, expected, 32);
+        ASSERT_EQ(memcmp(hash, expected, 32), 0) << n << " bytes";
+    }
+}
+
+// Rows of all lengths together: those that share a pass, and those that are a tree of their own.
+TEST_P(Services, Blake3OfManyRows) {
+    std::mt19937 random(13);
+    std::vector<uint8_t> bytes(400 * 1024);
+    for (uint8_t &byte : bytes) byte = uint8_t(random());
+    for (int trial = 0; trial < 200; ++trial) {
+        std::vector<HashJob> jobs(random() % 150);
+        std::vector<uint8_t> hashes(jobs.size() * 32 + 1);
+        for (size_t i = 0; i < jobs.size(); ++i) {
+            const size_t longest = random() % 50 == 0 ? 300000 : random() % 3 ? 5000 : 40000;
+            jobs[i] = {bytes.data() + random() % 1000, random() % longest, &hashes[i * 32]};
+        }
+        blake3_of_many(jobs.data(), jobs.size());
+        for (const HashJob &job : jobs) {
+            uint8_t expected[32];
+            blake3_hasher hasher;
+            blake3_hasher_init(&hasher);
+            blake3_hasher_update(&hasher, job.data, job.n_bytes);
+            blake3_hasher_finalize(&hasher, expected, 32);
+            ASSERT_EQ(memcmp(job.out, expected, 32), 0) << jobs.size() << " rows, one of " << job.n_bytes << " bytes";
+        }
+    }
+}
+
 // Decodes f16 by its definition.
 double f16(uint16_t h) {
     const int exponent = h >> 10 & 31, fraction = h & 1023;

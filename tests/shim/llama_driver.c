@@ -6,8 +6,9 @@
  * default. scope=local|global|deepbind. contexts=N: as many, each on its own thread, with other tokens.
  * leave=exit|_exit| abort|free: how the program ends. fork=1: a child evaluates too. first=N: id of the first token.
  * repeat=1: from position 0 once more. outputs=all: logits of every prompt token. callback=1: a callback of its own,
- * which asks for every l_out. time=1: tokens per second on stderr. Prints the FNV-1a hash of each decoded token's
- * logits: what a traced run must give again. Exit code 0, or 2.
+ * which asks for every l_out. time=1: tokens per second on stderr; time=2: CPU seconds of the process for each decoded
+ * token but the last. Prints the FNV-1a hash of each decoded token's logits: what a traced run must give again. Exit
+ * code 0, or 2.
  *
  * What llama.cpp declares stands below once more; scripts/peer/peer.c says how that is kept safe.
  */
@@ -172,9 +173,9 @@ static uint64_t hash(const float *values, int n) {
     return h;
 }
 
-static double seconds(void) {
+static double seconds(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -215,20 +216,22 @@ static int best(const float *logits, int n) {
 
 static void evaluate(void *ctx, struct work *w) {
     const int n_prompt = number("prompt"), n_decode = number("decode");
-    double from;
+    double from, cpu[4096];
     int i;
     decode_prompt(ctx, w, n_prompt);
-    from = seconds();
+    from = seconds(CLOCK_MONOTONIC);
     for (i = 0; i < n_decode; i++) {
         const float *logits = l.get_logits_ith(ctx, -1);
         int32_t token = best(logits, w->n_vocab);
         char line[64];
+        if (i < 4096) cpu[i] = seconds(CLOCK_PROCESS_CPUTIME_ID);
         snprintf(line, sizeof line, "%d %016llx\n", (int)token, (unsigned long long)hash(logits, w->n_vocab));
         strncat(w->text, line, sizeof w->text - strlen(w->text) - 1);
         if (l.decode(ctx, l.batch_get_one(&token, 1)) != 0) fail("llama_decode failed");
     }
     l.get_logits_ith(ctx, -1);
-    if (number("time")) fprintf(stderr, "%.2f\n", n_decode / (seconds() - from));
+    if (number("time") == 1) fprintf(stderr, "%.2f\n", n_decode / (seconds(CLOCK_MONOTONIC) - from));
+    for (i = 1; number("time") == 2 && i < n_decode && i < 4096; i++) fprintf(stderr, "%.9f\n", cpu[i] - cpu[i - 1]);
 }
 
 static void *run(void *argument) {
