@@ -473,7 +473,9 @@ private:
             const int n_kv = position(r) + 1;
             scores.resize(size_t(hp_.n_head) * size_t(n_kv));
             ops_.attention_scores(q.data() + r * size_t(hp_.n_q()), keys.data(), values.data(), n_kv, scores.data());
-            if (info_.stage != BITNET_STAGE_ATTN_SCORES) ops_.attention_softmax(scores.data(), n_kv);
+            const bool of_scores = info_.stage == BITNET_STAGE_ATTN_SCORES ||
+                                   (info_.stage == BITNET_STAGE_ATTN_CONTEXT && ops_.sums_in_one_pass());
+            if (!of_scores) ops_.attention_softmax(scores.data(), n_kv);
             if (info_.stage == BITNET_STAGE_ATTN_CONTEXT) {
                 ops_.attention_context(scores.data(), keys.data(), values.data(), n_kv, out);
                 out += hp_.n_q();

@@ -139,6 +139,7 @@ INSTANTIATE_TEST_SUITE_P(
         "norm=weighted_twice", "norm=centred,acc=int16", "i2s=block32,scale_type=f16",
         "i2s=sequential,i2s_bits=low_first,scale_type=bf16", "i2s=block64", "i2s_map=+0-", "i2s_map=0+-,quant=none",
         "kv_swap=attention", "kv_swap=weights", "kv_heads=interleaved", "attn_scale=none", "attn_scale=full",
+        "kv=f16,attn_q=f16,attn_p=f16", "kv=f16,attn_q=f16,attn_sum=f16", "quant=f16,attn_sum=f16,kv_swap=attention",
         "activation@1=silu,kv@0=f16,i2s@2=block64,rope_offset@1-2=1,sub_norms@0=off,quant@2=none,eps@0=1e-2"),
     [](const auto &test) { return "Case" + std::to_string(test.index); });
 
@@ -175,6 +176,9 @@ TEST(AlternativeLayer, OneLayerAlone) {
                  {"kv_swap@1=weights", BITNET_STAGE_K_PROJ | BITNET_STAGE_ACC},
                  {"attn_scale@1=full", BITNET_STAGE_ATTN_SCORES},
                  {"attn_scale@1=none", BITNET_STAGE_ATTN_SCORES},
+                 {"attn_p@1=f16", BITNET_STAGE_ATTN_CONTEXT},
+                 {"attn_sum@1=f16", BITNET_STAGE_ATTN_CONTEXT},
+                 {"quant@1=f16", BITNET_STAGE_Q_PROJ},
                  {"scale@1=divide", BITNET_STAGE_Q_PROJ},
                  {"scale_type@1=bf16", BITNET_STAGE_Q_PROJ},
                  {"scale_type@1=f16", BITNET_STAGE_Q_PROJ},

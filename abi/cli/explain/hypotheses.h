@@ -12,7 +12,8 @@ struct Hypothesis {
     std::string semantics;  // on top of the model's
     std::string text;       // for people
     bool legal;             // another engine's right, not a fault
-    double allowed = 0;     // in place of the operation's tolerance, when larger: bf16 rounds where it likes
+    double allowed = 0;     // in place of the operation's tolerance, when larger
+    bool of_bf16 = false;   // it is so only where every recorded value is a bf16 number: bf16 rounds where it likes
 };
 
 // For the operation that computes `stage`, the likely and the simple first. `text` of the model's own semantics.

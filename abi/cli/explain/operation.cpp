@@ -67,15 +67,15 @@ double value_at(const char *data, int32_t dtype, size_t i) {
 }
 
 // A row of ours against the recorded one.
-struct RowFit {
+struct Difference {
     double distance = 0;
     bool equal = true;  // bits, where both are of one type
     size_t index = 0;
     double recorded = 0, ours = 0;
 };
 
-RowFit compare_row(const char *ours, int32_t dtype, const std::string &recorded, int32_t recorded_dtype, size_t n) {
-    RowFit fit;
+Difference compare_row(const char *ours, int32_t dtype, const std::string &recorded, int32_t recorded_dtype, size_t n) {
+    Difference fit;
     double error = 0, size = 0, worst = -1;
     for (size_t i = 0; i < n; ++i) {
         const double a = value_at(ours, dtype, i), b = value_at(recorded.data(), recorded_dtype, i);
@@ -270,6 +270,7 @@ private:
     // Another number of elements: as wrong as can be.
     void other_shape(int32_t position, size_t n_bytes) {
         fit_.equal = fit_.within = false;
+        fit_.rows.clear();
         fit_.distance = infinity;
         fit_.position = position;
         fit_.shape = text_of("%zu elements were recorded", n_bytes / dtype_bytes(recorded_->dtype));
@@ -285,13 +286,14 @@ private:
             const size_t n = elements(position, total);
             const std::string &recorded = recorded_row(position);
             if (recorded.size() != n * dtype_bytes(recorded_->dtype)) return other_shape(position, recorded.size());
-            RowFit row = compare_row(ours.data() + at * element, operation_->dtype, recorded, recorded_->dtype, n);
+            Difference row = compare_row(ours.data() + at * element, operation_->dtype, recorded, recorded_->dtype, n);
             if (class_of(place_.second) == OperationClass::codes) row.distance = from_ties(recorded, at, n, ours);
             at += n;
             const double allowed = allowed_for(place_.second, recorded_->dtype, position, tolerances_);
             const double excess = row.distance == 0 ? 0 : allowed > 0 ? row.distance / allowed : infinity;
             fit_.equal &= row.equal;
             fit_.within &= row.distance <= allowed;
+            fit_.rows.push_back({position, row.distance, allowed});
             if (excess > nearest || (excess == nearest && row.distance > fit_.distance)) {
                 nearest = excess;
                 fit_.distance = row.distance;
@@ -302,6 +304,7 @@ private:
                 fit_.ours = row.ours;
             }
         }
+        if (fit_.within) fit_.rows.clear();
     }
 
     // Of a row of codes: how far from a tie the farthest is that differs; infinite when one is off by more than 1.
@@ -338,6 +341,7 @@ private:
         const std::vector<int32_t> positions = positions_;
         Fit total = fit_;
         total.within = true;
+        total.rows.clear();
         total.distance = 0;
         total.n_flips = 0;
         for (const int32_t position : positions) {
@@ -388,7 +392,7 @@ private:
         double best = infinity;
         size_t best_trial = 0;
         for (size_t trial = 0; trial < n_trials; ++trial) {
-            const RowFit row = compare_row(out.data() + trial * n_out * 4, BITNET_DTYPE_F32, recorded_row(position),
+            const Difference row = compare_row(out.data() + trial * n_out * 4, BITNET_DTYPE_F32, recorded_row(position),
                                            recorded_->dtype, n_out);
             if (row.distance < best) best = row.distance, best_trial = trial;
         }

@@ -35,6 +35,11 @@ private:
 enum class OperationClass { embedding, norm, rope, attention, linear, activation, residual, head, scale, codes, acc };
 OperationClass class_of(int32_t stage);
 
+struct RowFit {
+    int32_t position;
+    double distance, allowed;
+};
+
 // How far an output is from the recorded one. The worst row decides.
 struct Fit {
     bool compared = false;
@@ -48,6 +53,7 @@ struct Fit {
     double recorded = 0, ours = 0;  // that element
     std::string shape;              // what was recorded, when it has another number of elements
     size_t n_rows = 0;              // compared
+    std::vector<RowFit> rows;       // each of them, when not all are within
     size_t n_flips = 0;             // codes at a rounding tie that explain a linear
     std::string through;            // a stage that was not recorded and recomputed as well
 };
