@@ -369,6 +369,7 @@ bool Mapper::make_items() {
             plan_->items[at] = item;
         }
     }
+    plan_->logits = slot(BITNET_STAGE_LOGITS, -1)->node;
     mark_overwritten();
     return true;
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "shim/environment.h"
+#include "shim/logits_check.h"
 #include "shim/report.h"
 #include "shim/rows.h"
 
@@ -275,6 +276,7 @@ void begin_step(Session *s) {
         TraceRun run = {};
         describe_run(s, &run);
         trace_host_begin_run(s->host, &run);
+        ++s->n_runs;
     }
     trace_host_begin_step(s->host, rows.positions[0], rows.tokens, uint64_t(rows.n));
     s->next_position = rows.positions[rows.n - 1] + 1;
@@ -304,6 +306,7 @@ int trace_graph(Session *s, Graph *graph, int (*real)(Scheduler *, Graph *)) {
     const int status = s->plan.use_callback ? compute_with_callback(s, graph, real) : compute_retaining(s, graph, real);
     trace_host_stats(s->host, &after);
     if (status == 0) show_cache(s);
+    if (status == 0) note_logits(s);
     trace_host_end_step(s->host, status == 0 ? BITNET_OK : BITNET_E_USER);
     add(&counts.steps);
     add(&counts.events, after.n_events - before.n_events);

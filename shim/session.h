@@ -43,6 +43,7 @@ struct Session {
     bool application_asked;  // for the node that was asked about last
 
     int32_t next_position;  // in the open run
+    uint32_t n_runs;        // begun so far
     Buffered row_memory, scratch[kScratches];
 };
 

@@ -1,10 +1,17 @@
 #!/usr/bin/env python3
 """The interposer in a made-up llama.cpp whose memory is recycled at once: layouts, ways of loading, lifecycle."""
 
+import os
+import platform
 import signal
+import subprocess
+import sys
 import unittest
+from pathlib import Path
 
-from support import ALL_STAGES, AUDIT, MOCK, RUNTIME, ShimTest, kinds, read_trace, tensors
+from support import ALL_STAGES, AUDIT, LIBRARIES, MOCK, RUNTIME, SHIM, ShimTest, kinds, read_trace, tensors
+
+SOURCE = Path(__file__).resolve().parent
 
 LOADER = MOCK / "bitnet_shim_loader"
 LINKED = MOCK / "bitnet_shim_program"
@@ -36,8 +43,7 @@ class Layouts(ShimTest):
         self.assert_same(self.plain(*command), run)
         self.assertEqual((records, run.err), ([], ""))
         run, _ = self.traced(*command, BITNET_TRACE_VERBOSE="1")
-        lines = [line for line in run.err.splitlines() if "not traced: no dimensions found" in line]
-        self.assertTrue(lines and len(set(lines)) == len(lines), run.err)  # once for each library that called
+        self.assertRegex(run.err, r"^bitnet shim: \S+4.so: not traced: no dimensions found in its tensors\n$")  # one line
 
     def test_memory_that_is_not_this_process_is_copied(self):
         command = (LOADER, addon(1), "prompt", "decode")
@@ -76,6 +82,109 @@ class Loading(ShimTest):
         for globs, traced in (("nothing", False), ("x;*_loader", True), ("*", True), ("loader", False)):
             _, records = self.traced(LOADER, addon(1), "prompt", BITNET_SHIM_PROGRAMS=globs)
             self.assertEqual(bool(records), traced, globs)
+
+
+class LinkedIntoTheProgram(ShimTest):
+    """No call goes through the dynamic linker: calls are led in memory when asked for, or when the program was linked."""
+
+    WORDS = ("prompt", "decode", "all", "watch")
+
+    def patched(self, program, **environment):
+        return self.traced(program, *self.WORDS, BITNET_SHIM_PATCH_STATIC="1", BITNET_TRACE_SELECT="**", **environment)
+
+    def expected(self):
+        return tensors(self.traced(LINKED, *self.WORDS, BITNET_TRACE_SELECT="**", name="expected.jsonl")[1])
+
+    def test_calls_are_led_to_the_hooks_when_asked(self):
+        expected = self.expected()
+        for kind in ("pie", "fixed", "exported"):
+            program = MOCK / f"bitnet_mock_{kind}"
+            plain = self.plain(program, *self.WORDS)
+            self.assertRegex(plain.out, "seen [1-9]")
+            for mode in ("retain", "callback"):
+                run, records = self.patched(program, BITNET_SHIM_MODE=mode)
+                self.assert_same(plain, run)
+                self.assertEqual(run.err, "")
+                self.assertEqual(tensors(records), expected, (kind, mode))
+                self.assertRegex(records[0]["engine_version"], f"^bitnet_mock_{kind}, ggml mock")
+            run, _ = self.patched(program, BITNET_TRACE_VERBOSE="1")
+            self.assertRegex(run.err, rf"bitnet shim: bitnet_mock_{kind}: \d+ calls of ggml patched\n")
+            for environment in ({}, {"BITNET_SHIM_PATCH_STATIC": "0"}):
+                run, records = self.traced(program, *self.WORDS, **environment)
+                self.assert_same(plain, run)
+                self.assertEqual(records, [], "unasked")
+
+    def test_threads_and_a_forked_child(self):
+        for word in ("threads", "fork"):
+            plain = self.plain(MOCK / "bitnet_mock_pie", "prompt", word)
+            run, records = self.traced(MOCK / "bitnet_mock_pie", "prompt", word, BITNET_SHIM_PATCH_STATIC="1")
+            self.assert_same(plain, run)
+            self.assertEqual(tensors(records), tensors(self.traced(LINKED, "prompt")[1]))
+
+    def test_why_not_in_one_line(self):
+        def why(program, *words, **environment):
+            plain = self.plain(program, *words)
+            run, records = self.traced(program, *words, BITNET_SHIM_PATCH_STATIC="1", BITNET_TRACE_VERBOSE="1", **environment)
+            self.assert_same(plain, run)
+            self.assertEqual(records, [])
+            return [line for line in run.err.splitlines() if "calls were not patched" in line]
+
+        def stripped(kind, program):
+            subprocess.run(["strip", "-o", self.folder / kind, program], check=True)
+            return self.folder / kind
+        self.assertEqual(why(stripped("bare", MOCK / "bitnet_mock_pie"), "prompt"),
+                         ["bitnet shim: bare: calls were not patched: it was stripped, so that no function of ggml is found in it"])
+        self.assertEqual(why("/bin/true"),
+                         ["bitnet shim: true: calls were not patched: it was stripped, so that no function of ggml is found in it"])
+        self.assertEqual(why(MOCK / "bitnet_shim_loader", addon(1)),
+                         ["bitnet shim: bitnet_shim_loader: calls were not patched: no function of ggml is linked into it"])
+        # Another program than those that were named is not even looked at.
+        self.assertEqual(why(MOCK / "bitnet_mock_pie", "prompt", BITNET_SHIM_PROGRAMS="other"), [])
+        # What is left for the dynamic linker in a stripped program that exports its functions is enough.
+        _, records = self.patched(stripped("exporting", MOCK / "bitnet_mock_exported"))
+        self.assertEqual(tensors(records), self.expected())
+
+    @unittest.skipIf(RUNTIME, "made without a sanitizer alone")
+    def test_a_program_that_was_linked_with_it(self):
+        program = MOCK / "bitnet_mock_linked"
+        quiet = self.plain(program, *self.WORDS)
+        self.assert_same(self.plain(MOCK / "bitnet_mock_pie", *self.WORDS), quiet)
+        path = self.folder / "linked.jsonl"
+        run = self.plain(program, *self.WORDS, BITNET_TRACE_PLUGIN=f"jsonl:path={path}", BITNET_TRACE_SELECT="**",
+                         BITNET_PLUGIN_PATH=str(LIBRARIES / "bitnet/plugins"))
+        self.assert_same(quiet, run)
+        self.assertEqual(tensors(read_trace(path)), self.expected())
+        defined = subprocess.run(["nm", "--defined-only", "-g", LIBRARIES / "bitnet/bitnet_shim_linked.o"], check=True,
+                                 capture_output=True, text=True).stdout
+        self.assertEqual({line.split()[2][:7] for line in defined.splitlines()}, {"__wrap_"}, "nothing else to collide with")
+
+    def test_a_program_that_names_the_interposer_before_libllama(self):
+        """Link order alone, for a host whose libraries are shared."""
+        program = self.folder / "ordered"
+        made = subprocess.run([os.environ.get("CC", "cc"), "-DPROGRAM", "-o", program, SOURCE / "mock_addon.c",
+                               "-Wl,--no-as-needed", SHIM, MOCK / "libmock_llama1.so", MOCK / "libmock_ggml1.so", "-pthread",
+                               f"-Wl,-rpath,{MOCK}:{SHIM.parent}"], capture_output=True, text=True)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        path = self.folder / "ordered.jsonl"
+        run = self.plain(program, *self.WORDS, BITNET_TRACE_PLUGIN=f"jsonl:path={path}", BITNET_TRACE_SELECT="**")
+        self.assert_same(self.plain(LINKED, *self.WORDS), run)
+        self.assertEqual(tensors(read_trace(path)), self.expected())
+
+
+class Instructions(unittest.TestCase):
+    @unittest.skipUnless(platform.machine() == "x86_64", "AArch64's are all as long")
+    def test_lengths_are_a_disassemblers(self):
+        listing = subprocess.run(["objdump", "-d", "-w", "--section=.text", SHIM, os.path.realpath(sys.executable), "/bin/sh"],
+                                 check=True, capture_output=True, text=True).stdout
+        records = []
+        for line in listing.splitlines():
+            fields = line.split("\t")
+            if len(fields) == 3 and fields[0].endswith(":") and "(bad)" not in fields[2]:
+                code = bytes.fromhex(fields[1].replace(" ", ""))
+                records.append(bytes([len(code)]) + code.ljust(15, b"\0"))
+        self.assertGreater(len(records), 20000)
+        run = subprocess.run([MOCK / "bitnet_shim_lengths"], input=b"".join(records), capture_output=True)
+        self.assertEqual((run.returncode, run.stdout.decode()), (0, f"{len(records)} instructions, 0 wrong\n"))
 
 
 class Runs(ShimTest):
