@@ -59,6 +59,7 @@ void free_session(Session *s) {
     }
     plan_free(&s->plan);
     free(s->row_memory.data);
+    for (Buffered &buffer : s->cells_memory) free(buffer.data);
     for (Buffered &buffer : s->scratch) free(buffer.data);
     free(s);
 }
@@ -271,7 +272,7 @@ int compute_with_callback(Session *s, Graph *graph, int (*real)(Scheduler *, Gra
 
 void begin_step(Session *s) {
     const StepRows &rows = s->rows;
-    if (!trace_host_run_open(s->host) || rows.positions[0] < s->next_position) {
+    if (!trace_host_run_open(s->host) || !rows.goes_on) {
         if (trace_host_run_open(s->host)) add(&counts.runs);
         TraceRun run = {};
         describe_run(s, &run);

@@ -24,6 +24,14 @@ struct StepRows {
     int32_t *outputs;    // NULL: all rows are kept to the end
     bool *sees_prefix;   // attention sees cached positions 0 to its own, in this order; NULL: nobody asks
     int32_t n, n_outputs;
+    bool goes_on;  // the first row is of the sequence, and next to the position, that the step before ended with
+};
+
+// Which cached positions a row sees: by it the sequence is known that it belongs to.
+struct SeenCells {
+    uint64_t *bits;
+    int32_t n_words, n_seen;
+    const void *cache;  // of the sequence, where each has its own
 };
 
 struct Session {
@@ -44,7 +52,8 @@ struct Session {
 
     int32_t next_position;  // in the open run
     uint32_t n_runs;        // begun so far
-    Buffered row_memory, scratch[kScratches];
+    SeenCells last_seen;    // by the last row of the step before; no bits: unknown
+    Buffered row_memory, cells_memory[2], scratch[kScratches];
 };
 
 // Names where the model came from, once per run.

@@ -1,7 +1,8 @@
 /* mock_addon.c - a program's body: in an addon that is opened at run time, or linked into a program (-DPROGRAM).
  *
  * Words: "prompt" five tokens, "decode" three more, "again" from position 0 once more, "split" the prompt in two
- * batches, "all" logits of every token, "gaps" positions with holes, "warmup" announced, "oldwarmup" not announced,
+ * batches, "all" logits of every token, "gaps" positions with holes, "turns" two sequences in turn, "mixed" two
+ * sequences in one batch at positions that follow each other, "warmup" announced, "oldwarmup" not announced,
  * "watch" a callback of its own, "inplace" additions, "threads" four models at once, "fork", "exec" once more in
  * another process, "_exit", "abort".
  */
@@ -31,7 +32,7 @@ struct output {
 
 static void decode(struct mock_llama *m, int32_t first, int from, int n, int n_outputs, struct output *out) {
     int32_t tokens[16], positions[16];
-    struct mock_batch b = {n, n_outputs, tokens, positions};
+    struct mock_batch b = {n, n_outputs, tokens, positions, NULL};
     uint64_t hash = 0xcbf29ce484222325u;
     size_t i;
     for (i = 0; i < (size_t)n; i++) {
@@ -45,8 +46,29 @@ static void decode(struct mock_llama *m, int32_t first, int from, int n, int n_o
     snprintf(out->text + used, sizeof out->text - used, "%016llx\n", (unsigned long long)hash);
 }
 
+static void decode_of(struct mock_llama *m, int n, const int32_t *tokens, const int32_t *positions, const int32_t *sequences) {
+    const struct mock_batch b = {n, 1, tokens, positions, sequences};
+    if (mock_llama_decode(m, &b) != 0) exit(3);
+}
+
+/* Sequence 0 is two tokens ahead of sequence 1, so that its positions seem to go on in the other one and back. */
+static void take_turns(struct mock_llama *m) {
+    const int32_t first[3] = {4, 7, 10}, second[2] = {13, 16}, counted[4] = {0, 1, 2, 3}, a[3] = {0, 0, 0}, b[3] = {1, 1, 1};
+    const int32_t one[2] = {19, 22}, mixed[2] = {1, 0};
+    decode_of(m, 3, first, counted, a);
+    decode_of(m, 2, second, counted, b);
+    if (has("turns")) {
+        decode_of(m, 1, one, counted + 3, a);
+        decode_of(m, 1, one, counted + 2, b);
+        decode_of(m, 1, one, counted + 3, b);
+    } else {
+        decode_of(m, 2, one, counted + 2, mixed);
+    }
+}
+
 static void converse(struct mock_llama *m, struct output *out) {
     int i;
+    if (has("turns") || has("mixed")) take_turns(m);
     if (has("split")) {
         decode(m, 4, 0, 3, 1, out);
         decode(m, 13, 3, 2, 1, out);
@@ -68,7 +90,7 @@ static void *run(void *argument) {
     }
     if (has("oldwarmup")) {
         const int32_t tokens[2] = {1, 2}, positions[2] = {0, 1};
-        const struct mock_batch b = {2, 1, tokens, positions};
+        const struct mock_batch b = {2, 1, tokens, positions, NULL};
         mock_llama_decode(m, &b);
     }
     converse(m, out);

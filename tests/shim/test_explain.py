@@ -6,6 +6,7 @@ Usage: test_explain.py FOLDER_OF_THE_PREBUILT [unittest options]      needs nump
 """
 
 import json
+import shutil
 import sys
 import unittest
 from pathlib import Path
@@ -15,6 +16,7 @@ from support import MOCK, PROGRAM, Run, ShimTest
 
 FOLDER = Path(sys.argv.pop(1))
 DRIVER = MOCK / "bitnet_shim_llama"
+SOURCE = Path(__file__).resolve().parent
 SHAPE = dict(n_embd=256, n_ff=512, n_layer=3, n_head=4, n_kv=2, vocab=512)
 ATTENTION = {"attn_scores", "attn_scores_softmax", "attn_context"}
 LINEARS = {"q_proj", "k_proj", "v_proj", "attn_out", "ffn_gate", "ffn_up", "ffn_out"}
@@ -91,6 +93,20 @@ class EveryOperation(ExplainTest):
         self.assertEqual(set(groups), {("legal", "head_input=f16"), ("legal", f"kv=f16|{ONE_PASS}")})
         group = next(g for g in report["groups"] if "|" in g["semantics"])
         self.assertIn("for 3 rows from position 66 on, and for the rest: F16 KV cache", group["text"])
+
+
+@unittest.skipUnless(shutil.which("node"), "no node")
+class Node(ExplainTest):
+    def test_every_operation_of_a_node_program(self):
+        theirs, ours = self.models("TQ2_0")
+        addon = FOLDER / "llama-addon.node"
+        run = self.shimmed("node", SOURCE / "node_addon.mjs", addon, theirs, "9", "4", BITNET_TRACE_SELECT="**",
+                           BITNET_TRACE_PLUGIN=f"npy:dir={self.folder / 'raw'},raw=all")
+        self.assertEqual(run.status, 0, run.err)
+        report, groups = self.explain(self.folder / "raw", ours, "activation=silu,profile=q8k")
+        self.assertEqual(groups, {("legal", "head_input=f16"): {(-1, "logits")},
+                                  ("legal", ONE_PASS): everywhere("attn_context")})
+        self.assertEqual((report["counts"]["wrong"], report["counts"]["uncompared"]), (0, 0))
 
 
 class Damage(ExplainTest):

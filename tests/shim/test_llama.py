@@ -76,15 +76,18 @@ class Evaluation(LlamaTest):
             self.assertEqual(tensors(expected), tensors(records))
 
     def test_a_long_conversation(self):
-        command = self.command(flash=0, ubatch=16, prompt=50, decode=32)
+        command = self.command(flash=0, ubatch=16, prompt=50, decode=32, outputs="all")
         plain = self.plain(*command)
-        run, records = self.traced(*command)
+        run, records = self.traced(*command, BITNET_TRACE_SELECT="**")
         self.assert_same(plain, run)
-        self.assertEqual([r["n"] for r in kinds(records, "step")], [16, 16, 16, 2] + [1] * 32)
+        self.assertEqual([(r["run"], r["n"]) for r in kinds(records, "step")], [(0, n) for n in [16, 16, 16, 2] + [1] * 32])
         found = tensors(records)
-        per_layer = 18  # all default stages of a block
-        self.assertEqual({(k[1], k[2]) for k in found if k[3] == "k_rope"}, {(p, l) for p in range(82) for l in range(3)})
-        self.assertEqual(len([k for k in found if k[2] == 0]), 82 * per_layer)
+        outside = {"embeddings", "final_norm", "logits"}
+        self.assertEqual(set(found), {(0, position, layer, stage) for position in range(82) for stage in ALL_STAGES
+                                      for layer in ([-1] if stage in outside else range(3))})
+        again, other = self.traced(*command, BITNET_TRACE_SELECT="**", BITNET_SHIM_MODE="callback", name="other.jsonl")
+        self.assert_same(plain, again)
+        self.assertEqual(tensors(other), found)
         softmax = [r for r in kinds(records, "tensor") if r["stage"] == "attn_scores_softmax"]
         self.assertTrue(all(r["shape"] == [4, r["seq"] + 1] for r in softmax))
 

@@ -215,6 +215,21 @@ class Runs(ShimTest):
             self.assert_same(plain, run)
             self.assertEqual(tensors(expected), tensors(records), word)
 
+    def test_sequences_in_turn_have_runs_of_their_own(self):
+        # Positions 0 1 2 | 0 1 | 3 | 2 | 3 of sequences A B A B B: where the positions alone would go on, the cells do not.
+        for select in ("**", "layer_out"):
+            plain = self.plain(LOADER, addon(1), "turns")
+            run, records = self.traced(LOADER, addon(1), "turns", BITNET_TRACE_SELECT=select)
+            self.assert_same(plain, run)
+            steps = [(r["run"], r["seq"], r["n"]) for r in kinds(records, "step")]
+            self.assertEqual(steps, [(0, 0, 3), (1, 0, 2), (2, 3, 1), (3, 2, 1), (3, 3, 1)])
+            self.assertEqual([r["tokens"] for r in kinds(records, "run_end")], [3, 2, 1, 2])
+
+    def test_several_sequences_in_one_batch_are_left_out(self):
+        run, records = self.traced(LOADER, addon(1), "mixed", BITNET_TRACE_SELECT="**")
+        self.assert_same(self.plain(LOADER, addon(1), "mixed"), run)
+        self.assertEqual([(r["run"], r["seq"], r["n"]) for r in kinds(records, "step")], [(0, 0, 3), (1, 0, 2)])
+
     def test_positions_with_gaps_are_left_out(self):
         command = (LOADER, addon(1), "prompt", "gaps")
         run, records = self.traced(*command)
