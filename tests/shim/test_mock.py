@@ -3,6 +3,7 @@
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -341,12 +342,21 @@ class Failures(ShimTest):
     def test_a_plugin_that_fails_changes_nothing(self):
         command = (LOADER, addon(1), "prompt", "decode")
         plain = self.plain(*command)
-        for plugin in ("nosuch", "/nonexistent/libx.so", "jsonl:path=/nonexistent/a.jsonl", "jsonl:path", ";", str(addon(1))):
+        for plugin, why in (
+            ("nosuch", "no libnosuch.so in BITNET_PLUGIN_PATH"),
+            ("/nonexistent/libx.so", "plugin 'libx.so': cannot be loaded: .*No such file"),
+            (f"{MOCK}/bitnet_shim_wrong_abi.so", r"plugin 'bitnet_shim_wrong_abi.so': .*ABI 2\.0"),
+            (str(addon(1)), "does not export bitnet_trace_plugin_v1"),
+            ("jsonl:path", "plugin 'jsonl': open failed: unknown configuration 'path'"),
+            ("jsonl:path=/nonexistent/a.jsonl", "sink 'jsonl': cannot open '/nonexistent/a.jsonl'"),
+            (";", None)):
             run = self.shimmed(*command, BITNET_TRACE_PLUGIN=plugin)
             self.assert_same(plain, run)
             self.assertEqual(run.err, "", plugin)
-        run = self.shimmed(*command, BITNET_TRACE_PLUGIN="nosuch", BITNET_TRACE_VERBOSE="1")
-        self.assertIn("no libnosuch.so in BITNET_PLUGIN_PATH", run.err)
+            run = self.shimmed(*command, BITNET_TRACE_PLUGIN=plugin, BITNET_TRACE_VERBOSE="1")
+            self.assert_same(plain, run)
+            said = [line for line in run.err.splitlines() if line.startswith("bitnet shim: ") and re.search(why or "plugin", line)]
+            self.assertEqual(len(said), 1 if why else 0, run.err)
 
     def test_wrong_settings_change_nothing(self):
         command = (LOADER, addon(1), "prompt", "decode")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What the interposer needs and exports, that it is nowhere to be seen in other programs, and `bitnet trace -- PROGRAM`."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -56,11 +57,16 @@ class Bystanders(ShimTest):
 
     @unittest.skipUnless(shutil.which("strace"), "no strace")
     def test_they_open_no_file_more(self):
-        def opened(environment):
+        def opened(command, environment):
             run = Run(("strace", "-f", "-e", "trace=open,openat,creat", "-E", "A=1",
-                       *[x for k, v in environment.items() for x in ("-E", f"{k}={v}")], "/bin/true"), {})
-            return [line for line in run.err.splitlines() if "open" in line and "libbitnet_shim" not in line]
-        self.assertEqual(opened({}), opened({**preload(SHIM), "BITNET_TRACE_PLUGIN": "null"}))
+                       *[x for k, v in environment.items() for x in ("-E", f"{k}={v}")], *command), {})
+            paths = re.findall(r'"([^"]*)"', "".join(line for line in run.err.splitlines() if "open" in line))
+            self.assertTrue(paths, run.err)
+            return sorted(path for path in paths if path != str(SHIM))
+        commands = [("/bin/true",), (os.path.realpath(sys.executable), "-c", "pass")]
+        commands += [("node", "-e", "1")] if shutil.which("node") else []
+        for command in commands:
+            self.assertEqual(opened(command, {}), opened(command, {**preload(SHIM), "BITNET_TRACE_PLUGIN": "null"}), command)
 
 
 class TraceCommand(ShimTest):
