@@ -46,11 +46,11 @@ constexpr size_t kStep = 1, kSiteBytes = 5;
 constexpr int64_t kReach = int64_t(1) << 31;
 
 // call rel32 and jmp rel32
-uint8_t *target_of(const uint8_t *at) {
-    if (at[0] != 0xE8 && at[0] != 0xE9) return nullptr;
+uintptr_t target_of(const uint8_t *at) {
+    if (at[0] != 0xE8 && at[0] != 0xE9) return 0;
     int32_t distance;
     memcpy(&distance, at + 1, sizeof distance);
-    return const_cast<uint8_t *>(at) + kSiteBytes + distance;
+    return uintptr_t(at) + kSiteBytes + uintptr_t(int64_t(distance));
 }
 
 // Whether an instruction begins there, seen from the beginning of its function. A linker may have put a prefix without
@@ -92,11 +92,11 @@ uint32_t word_at(const uint8_t *at) {
 }
 
 // bl and b, which differ in the highest bit; 26 bits of distance in words
-uint8_t *target_of(const uint8_t *at) {
+uintptr_t target_of(const uint8_t *at) {
     const uint32_t word = word_at(at);
-    if ((word & 0x7C000000) != 0x14000000) return nullptr;
+    if ((word & 0x7C000000) != 0x14000000) return 0;
     const int32_t words = int32_t(word << 6) >> 6;
-    return const_cast<uint8_t *>(at) + int64_t(words) * 4;
+    return uintptr_t(at) + uintptr_t(int64_t(words) * 4);
 }
 
 bool is_instruction(const uint8_t *at) { return image.function_around(at) != nullptr; }  // all are as long
@@ -129,9 +129,9 @@ const char *find_targets() {
                              : "no function of ggml is linked into it";
 }
 
-int target_index(const uint8_t *address) {
+int target_index(uintptr_t address) {
     for (int i = 0; i < kHooksMax; ++i) {
-        if (address && targets[i].function == address) return i;
+        if (address && uintptr_t(targets[i].function) == address) return i;
     }
     return -1;
 }

@@ -28,12 +28,12 @@ class ExplainTest(ShimTest):
     def models(self, kind, arch="bitnet", **options):
         return write_pair(self.folder, f"{arch}-{kind}", kind, arch=arch, sub_norms=arch != "llama", **SHAPE, **options)
 
-    def record(self, theirs, **options):
-        """Raw values of everything, as the interposer gives them to the npy plugin."""
+    def record(self, theirs, select="**", **options):
+        """Raw values, as the interposer gives them to the npy plugin."""
         options = {"outputs": "all", "prompt": 9, "decode": 4, **options}
         name = f"raw-{theirs.stem}"
         run = self.shimmed(DRIVER, *[f"{k}={v}" for k, v in options.items()], FOLDER, theirs,
-                           BITNET_TRACE_PLUGIN=f"npy:dir={self.folder / name},raw=all", BITNET_TRACE_SELECT="**")
+                           BITNET_TRACE_PLUGIN=f"npy:dir={self.folder / name},raw=all", BITNET_TRACE_SELECT=select)
         self.assertEqual(run.status, 0, run.err)
         return self.folder / name
 
@@ -93,6 +93,16 @@ class EveryOperation(ExplainTest):
         self.assertEqual(set(groups), {("legal", "head_input=f16"), ("legal", f"kv=f16|{ONE_PASS}")})
         group = next(g for g in report["groups"] if "|" in g["semantics"])
         self.assertIn("for 3 rows from position 66 on, and for the rest: F16 KV cache", group["text"])
+
+    def test_threads_that_share_a_sum(self):
+        theirs, ours = self.models("TQ2_0")
+        for threads, text in ((1, "one pass with F16 sums"), (2, "F16 sums in parts (flash attention of several threads)")):
+            folder = self.record(theirs, prompt=514, decode=3, outputs="last", threads=threads,
+                                 select="*:0:q_rope,*:0:k_rope,*:0:v_proj,*:0:attn_context")
+            report, groups = self.explain(folder, ours, "activation=silu,profile=q8k")
+            self.assertEqual(groups, {("legal", f"kv=f16|{ONE_PASS}"): {(0, "attn_context")}})
+            self.assertIn(text, report["groups"][0]["text"])
+            shutil.rmtree(folder)
 
 
 @unittest.skipUnless(shutil.which("node"), "no node")

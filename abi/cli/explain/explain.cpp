@@ -42,18 +42,14 @@ private:
             const Engine *engine = engine_for(hypothesis.semantics);
             if (!engine) continue;
             const Fit fit = judge(*engine, recording_, {finding.layer, finding.stage}, tolerances_);
-            if (!fit.compared || (!fit.within && fit.distance > allowed_by(hypothesis, finding))) continue;
+            const auto same = [&](const Alternative &other) { return other.semantics == hypothesis.semantics; };
+            if (!fit.compared || std::any_of(fits.begin(), fits.end(), same)) continue;
+            const Part part = part_of(&hypothesis, fit, finding);
+            if (!fit.within && (part.rows.empty() || std::count(part.rows.begin(), part.rows.end(), false) > 0)) continue;
             fits.push_back({hypothesis.semantics, hypothesis.text, hypothesis.legal, fit.distance});
             if (remembered) remembered->push_back(hypothesis);
         }
         return fits;
-    }
-
-    // What a hypothesis allows beyond the operation's own tolerance.
-    double allowed_by(const Hypothesis &hypothesis, const Finding &finding) const {
-        if (tolerances_.exact) return 0;
-        if (hypothesis.of_bf16 && !is_bf16(*recording_.find(finding.layer, finding.stage))) return 0;
-        return hypothesis.allowed * tolerances_.factor;
     }
 
     // Rows that some semantics reproduce.
@@ -63,10 +59,14 @@ private:
         double distance;  // of those
     };
 
-    Part part_of(const Hypothesis *hypothesis, const Fit &fit, double allowed) const {
+    // Rows are empty when all are within, or when there is nothing to compare with.
+    Part part_of(const Hypothesis *hypothesis, const Fit &fit, const Finding &finding) const {
         Part part = {hypothesis, {}, 0};
+        const bool loosely = hypothesis && !tolerances_.exact &&
+                             (!hypothesis->allowed.of_bf16 || is_bf16(*recording_.find(finding.layer, finding.stage)));
         for (const RowFit &row : fit.rows) {
-            part.rows.push_back(row.distance <= std::max(row.allowed, allowed));
+            const double more = loosely ? hypothesis->allowed.at(row.position) * tolerances_.factor : 0;
+            part.rows.push_back(row.distance <= std::max(row.allowed, more));
             if (part.rows.back()) part.distance = std::max(part.distance, row.distance);
         }
         return part;
@@ -76,13 +76,13 @@ private:
     // them, one of which may be the model's own. Said of the rows at which positions, as far as both do not do.
     std::vector<Alternative> fitting_in_part(const std::vector<Hypothesis> &hypotheses, const Finding &finding,
                                              std::vector<Hypothesis> *remembered = nullptr) {
-        std::vector<Part> parts = {part_of(nullptr, finding.fit, 0)};
+        std::vector<Part> parts = {part_of(nullptr, finding.fit, finding)};
         const size_t n = parts[0].rows.size();
         for (const Hypothesis &hypothesis : hypotheses) {
             const Engine *engine = hypothesis.legal ? engine_for(hypothesis.semantics) : nullptr;
             if (!engine || n < 2) continue;
             const Fit fit = judge(*engine, recording_, {finding.layer, finding.stage}, tolerances_);
-            Part part = part_of(&hypothesis, fit, allowed_by(hypothesis, finding));
+            Part part = part_of(&hypothesis, fit, finding);
             if (fit.compared && part.rows.size() == n) parts.push_back(std::move(part));
         }
         for (size_t i = 0; i < parts.size(); ++i)
