@@ -20,8 +20,8 @@ bool is_alternative(const Semantics &s) {
     return !quantiser_known || !codes_known || s.norm != Norm::rms || s.rounding != Rounding::even ||
            s.accumulator != Accumulator::int32 || s.scale_type != ScaleType::f32 ||
            s.code_bits != CodeBits::high_first || s.code_map != CodeMap::mzp || s.kv_swap != KvSwap::off ||
-           s.kv_heads != KvHeads::grouped || s.attention_scale != AttentionScale::root ||
-           s.attn_p != DotInput::f32 || s.attention_sum != AttentionSum::f32 || s.stage_type != StageType::f32;
+           s.kv_heads != KvHeads::grouped || s.attention_scale != AttentionScale::root || s.attn_p != DotInput::f32 ||
+           s.attention_sum != AttentionSum::f32 || s.stage_type != StageType::f32;
 }
 
 // ---- norms ------------------------------------------------------------------------------------------------------
@@ -138,9 +138,9 @@ void Operations::attention_softmax(float *scores, int n_kv) const {
     round_stage(scores, size_t(model_.hp.n_head) * size_t(n_kv));
 }
 
-// What ggml's flash attention does to few queries on a CPU: positions in order, a sum in f16 that is scaled down whenever
-// a score is the largest so far, and one division at the end. A product of f16 and f32 is exact in f64, so that adding it
-// rounds once to f32, as a fused multiply-add does.
+// What ggml's flash attention does to few queries on a CPU: positions in order, a sum in f16 that is scaled down
+// whenever a score is the largest so far, and one division at the end. A product of f16 and f32 is exact in f64, so
+// that adding it rounds once to f32, as a fused multiply-add does.
 static void one_pass_f16(const float *scores, const float *values, size_t stride, int n_kv, int d, float *out) {
     float largest = -__builtin_inff(), total = 0;
     std::fill_n(out, d, 0.0f);

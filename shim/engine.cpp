@@ -129,8 +129,8 @@ void *find_symbol(void *handle, const char *name, const void *our_base) {
 
 void resolve(Engine *engine, const void *our_base) {
     for (const Symbol &symbol : kSymbols) {
-        void *found = engine->is_static ? symbol_of(*engine, symbol.name)
-                                        : find_symbol(engine->handle, symbol.name, our_base);
+        void *found =
+            engine->is_static ? symbol_of(*engine, symbol.name) : find_symbol(engine->handle, symbol.name, our_base);
         memcpy(reinterpret_cast<char *>(engine) + symbol.offset, &found, sizeof found);
         if (!found && symbol.required && !engine->why) {
             snprintf(engine->why_text, sizeof engine->why_text, "it %s %s",

@@ -33,8 +33,8 @@ bool is_traced(const Engine *engine) { return !engine->why && !Depth::inside() &
 }  // namespace
 
 #define HOOK extern "C" __attribute__((visibility("default")))
-// Preloaded, a hook has the name that is called. Linked into the program it stands beside the engine's own function, and
-// the linker leads calls to it (linked.options).
+// Preloaded, a hook has the name that is called. Linked into the program it stands beside the engine's own function,
+// and the linker leads calls to it (linked.options).
 #ifdef BITNET_SHIM_LINKED
 #define HOOKED(name) __wrap_##name
 #else

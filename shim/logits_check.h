@@ -1,4 +1,5 @@
-// For `bitnet trace --self-check`: what the logits of each step were, whatever is selected and whichever plugin there is.
+// For `bitnet trace --self-check`: what the logits of each step were, whatever is selected and whichever plugin there
+// is.
 #pragma once
 
 #include "shim/session.h"

@@ -90,6 +90,14 @@ uint8_t *ProgramImage::function(const char *name) const {
     return nullptr;
 }
 
+bool ProgramImage::is_shared(const uint8_t *address, const char *name) const {
+    for (size_t i = 0; i < n_symbols; ++i) {
+        const char *other = name_of(symbols[i]);
+        if (*other && address_of(symbols[i]) == address && strcmp(other, name) != 0) return true;
+    }
+    return false;
+}
+
 const Elf64_Sym *ProgramImage::function_around(const uint8_t *address) const {
     for (size_t i = 0; i < n_symbols; ++i) {
         if (!*name_of(symbols[i])) continue;

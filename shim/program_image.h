@@ -28,8 +28,9 @@ struct ProgramImage {
 
     const char *name_of(const Elf64_Sym &symbol) const;  // "" when it is no function
     uint8_t *address_of(const Elf64_Sym &symbol) const { return reinterpret_cast<uint8_t *>(bias + symbol.st_value); }
-    const CodeSegment *segment_of(const uint8_t *address) const;  // NULL: none
-    uint8_t *function(const char *name) const;                    // NULL: none, or not in its code
+    const CodeSegment *segment_of(const uint8_t *address) const;     // NULL: none
+    uint8_t *function(const char *name) const;                       // NULL: none, or not in its code
+    bool is_shared(const uint8_t *address, const char *name) const;  // by a function of another name
     const Elf64_Sym *function_around(const uint8_t *address) const;
 };
 

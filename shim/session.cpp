@@ -97,8 +97,10 @@ void find_library_folder() {
     }
     for (int i = 0; i < 2; ++i) {
         char *slash = strrchr(path, '/');
-        if (slash) *slash = 0;
-        else path[0] = 0;
+        if (slash)
+            *slash = 0;
+        else
+            path[0] = 0;
     }
 }
 

@@ -36,7 +36,7 @@ ProgramImage image;
 Target targets[kHooksMax];
 Site sites[kSitesMax];
 int n_sites;
-int n_unclear;  // looked like calls, but are not at the beginning of an instruction
+int n_unclear;    // looked like calls, but are not at the beginning of an instruction
 bool is_patched;  // written once, before main
 char report[256];
 
@@ -121,7 +121,9 @@ void write_thunk(uint8_t *at, const void *to) {
 const char *find_targets() {
     bool computes = false;
     for (int i = 0; hooks[i].name && i < kHooksMax; ++i) {
-        targets[i].function = image.function(hooks[i].name);
+        uint8_t *function = image.function(hooks[i].name);
+        // A linker may have made one function of several that are alike: calls of the others are not ours.
+        targets[i].function = function && !image.is_shared(function, hooks[i].name) ? function : nullptr;
         computes |= targets[i].function && strstr(hooks[i].name, "graph_compute");
     }
     if (computes) return nullptr;
@@ -232,7 +234,8 @@ __attribute__((constructor)) void patch_when_asked() {
     } else {
         snprintf(report, sizeof report, "%d calls of ggml patched", n_sites);
         if (n_unclear > 0)
-            snprintf(report + strlen(report), sizeof report - strlen(report), ", %d unclear ones left alone", n_unclear);
+            snprintf(report + strlen(report), sizeof report - strlen(report), ", %d unclear ones left alone",
+                     n_unclear);
     }
     say("%s: %s", program_invocation_short_name, report);
     errno = error;

@@ -258,8 +258,10 @@ Environment plain_environment(const TraceProgramOptions &options) {
 // recycles, so that the program computes as without the interposer.
 Environment least_environment(const TraceProgramOptions &options, const std::string &status_folder) {
     Environment environment;
-    for (const auto &[name, value] : {std::pair("BITNET_TRACE_PLUGIN", "null"), {"BITNET_TRACE_SELECT", "logits"},
-                                      {"BITNET_SHIM_INPUTS", "0"}, {"BITNET_SHIM_MODE", "retain"}})
+    for (const auto &[name, value] : {std::pair("BITNET_TRACE_PLUGIN", "null"),
+                                      {"BITNET_TRACE_SELECT", "logits"},
+                                      {"BITNET_SHIM_INPUTS", "0"},
+                                      {"BITNET_SHIM_MODE", "retain"}})
         environment.set(name, value);
     environment.set("BITNET_SHIM_STATUS", status_folder);
     environment.set("BITNET_SHIM_CHECK_LOGITS", "1");
@@ -280,7 +282,8 @@ Outcome run_captured(const TraceProgramOptions &options, const Input &input, Env
 
 // How two runs differ; "" when they do not.
 std::string difference(const Outcome &expected, const Outcome &found) {
-    if (expected.status != found.status) return text_of("exit status %d without and %d with", expected.status, found.status);
+    if (expected.status != found.status)
+        return text_of("exit status %d without and %d with", expected.status, found.status);
     const std::string &a = expected.text, &b = found.text;
     if (a == b) return "";
     const auto at = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
@@ -308,9 +311,11 @@ int self_check(const TraceProgramOptions &options, const std::string &output) {
     const std::string of_least = difference(plain, least), of_traced = difference(plain, traced);
     if (!of_least.empty() || !of_traced.empty()) {
         if (!difference(plain, run_captured(options, input, plain_environment(options))).empty())
-            return conclude(exit_error, "says nothing: the program does not repeat itself without the interposer either "
-                                        "(sampling needs a fixed seed, and output no times)");
-        return conclude(exit_divergence, "failed: " + (of_traced.empty() ? of_least + ", reading logits alone" : of_traced));
+            return conclude(exit_error,
+                            "says nothing: the program does not repeat itself without the interposer either "
+                            "(sampling needs a fixed seed, and output no times)");
+        return conclude(exit_divergence,
+                        "failed: " + (of_traced.empty() ? of_least + ", reading logits alone" : of_traced));
     }
     const std::vector<LogitsRow> expected = read_logits(least_folder.path()), found = read_logits(folder.path());
     if (const std::string text = difference(expected, found); !text.empty())
@@ -318,10 +323,11 @@ int self_check(const TraceProgramOptions &options, const std::string &output) {
     const std::string same = text_of("the same %s bytes of output and exit status %d without and with the interposer",
                                      with_commas(plain.text.size()).c_str(), plain.status);
     if (!something) return conclude(exit_error, "says nothing: " + same + ", but nothing was traced");
-    return conclude(exit_good, "passed: " + same + (expected.empty() ? "; no logits were seen"
-                                                                     : text_of("; the same bits in %s rows of logits, read "
-                                                                               "alone and with all that was traced",
-                                                                               with_commas(expected.size()).c_str())));
+    return conclude(exit_good, "passed: " + same +
+                                   (expected.empty() ? "; no logits were seen"
+                                                     : text_of("; the same bits in %s rows of logits, read "
+                                                               "alone and with all that was traced",
+                                                               with_commas(expected.size()).c_str())));
 }
 
 }  // namespace

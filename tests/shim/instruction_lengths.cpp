@@ -1,5 +1,5 @@
-// Lengths of instructions against a disassembler's. stdin: records of 16 bytes, a length and that many bytes, filled up.
-// Prints the first that differ and "N instructions, M wrong"; exit code 0: none is, 1.
+// Lengths of instructions against a disassembler's. stdin: records of 16 bytes, a length and that many bytes, filled
+// up. Prints the first that differ and "N instructions, M wrong"; exit code 0: none is, 1.
 #include <cstdio>
 
 #include "shim/instruction_length.h"

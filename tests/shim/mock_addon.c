@@ -3,7 +3,7 @@
  * Words: "prompt" five tokens, "decode" three more, "again" from position 0 once more, "split" the prompt in two
  * batches, "all" logits of every token, "gaps" positions with holes, "turns" two sequences in turn, "mixed" two
  * sequences in one batch at positions that follow each other, "warmup" announced, "oldwarmup" not announced,
- * "watch" a callback of its own, "inplace" additions, "threads" four models at once, "fork", "exec" once more in
+ * "lookalike" a number whose bytes look like a call of the engine, "watch" a callback of its own, "inplace" additions, "threads" four models at once, "fork", "exec" once more in
  * another process, "_exit", "abort".
  */
 #define _GNU_SOURCE
@@ -46,14 +46,16 @@ static void decode(struct mock_llama *m, int32_t first, int from, int n, int n_o
     snprintf(out->text + used, sizeof out->text - used, "%016llx\n", (unsigned long long)hash);
 }
 
-static void decode_of(struct mock_llama *m, int n, const int32_t *tokens, const int32_t *positions, const int32_t *sequences) {
+static void decode_of(struct mock_llama *m, int n, const int32_t *tokens, const int32_t *positions,
+                      const int32_t *sequences) {
     const struct mock_batch b = {n, 1, tokens, positions, sequences};
     if (mock_llama_decode(m, &b) != 0) exit(3);
 }
 
 /* Sequence 0 is two tokens ahead of sequence 1, so that its positions seem to go on in the other one and back. */
 static void take_turns(struct mock_llama *m) {
-    const int32_t first[3] = {4, 7, 10}, second[2] = {13, 16}, counted[4] = {0, 1, 2, 3}, a[3] = {0, 0, 0}, b[3] = {1, 1, 1};
+    const int32_t first[3] = {4, 7, 10}, second[2] = {13, 16}, counted[4] = {0, 1, 2, 3}, a[3] = {0, 0, 0},
+                  b[3] = {1, 1, 1};
     const int32_t one[2] = {19, 22}, mixed[2] = {1, 0};
     decode_of(m, 3, first, counted, a);
     decode_of(m, 2, second, counted, b);
@@ -77,6 +79,20 @@ static void converse(struct mock_llama *m, struct output *out) {
     }
     for (i = 0; i < 3 && has("decode"); i++) decode(m, 7 + i, 5 + i, 1, 1, out);
 }
+
+/* Where the engine is linked in: a constant in the code with a call's bytes inside, led by its distance to a function. */
+#if defined(STATIC_ENGINE) && defined(__x86_64__)
+static unsigned long long lookalike(void) {
+    unsigned long long number;
+    __asm__(".byte 0x48, 0xb8, 0xe8\n" /* mov rax, the next eight bytes */
+            ".long ggml_backend_sched_alloc_graph - . - 4\n"
+            ".byte 0, 0, 0"
+            : "=a"(number));
+    return number;
+}
+#else
+static unsigned long long lookalike(void) { return 0; }
+#endif
 
 static void *run(void *argument) {
     struct output *out = argument;
@@ -131,6 +147,7 @@ __attribute__((visibility("default"))) int addon_main(int argc, char **argv) {
         run(&outputs[0]);
     }
     for (i = 0; i < 4; i++) fputs(outputs[i].text, stdout);
+    if (has("lookalike")) printf("lookalike %llx\n", lookalike());
     fflush(stdout);
     if (has("fork")) in_child();
     fflush(stdout);

@@ -68,8 +68,10 @@ def kinds(records, kind):
 
 
 class ShimTest(unittest.TestCase):
+    WHERE = None  # its files are: the usual place
+
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
+        folder = tempfile.TemporaryDirectory(dir=self.WHERE)
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 

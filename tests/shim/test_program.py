@@ -127,6 +127,8 @@ class TraceCommand(ShimTest):
         run = self.trace("--patch-static", "--", program, "prompt")
         self.assertEqual((run.status, run.out), (0, self.plain(program, "prompt").out))
         self.assertRegex(run.err, r"1 steps, \d+ events, bitnet_mock_pie, ggml mock")
+        run = self.trace("--patch-static", "--self-check", "--", program, "prompt", "decode")
+        self.assertRegex(run.err, r"self-check passed: .* 4 rows of logits")
         run = self.trace("--patch-static", "--", "/bin/true")
         self.assertRegex(run.err, r"no libllama or libggml was loaded, and calls were not patched: it was stripped, so that no "
                                   r"function of ggml is found in it\n$")

@@ -45,7 +45,8 @@ private:
             const auto same = [&](const Alternative &other) { return other.semantics == hypothesis.semantics; };
             if (!fit.compared || std::any_of(fits.begin(), fits.end(), same)) continue;
             const Part part = part_of(&hypothesis, fit, finding);
-            if (!fit.within && (part.rows.empty() || std::count(part.rows.begin(), part.rows.end(), false) > 0)) continue;
+            if (!fit.within && (part.rows.empty() || std::count(part.rows.begin(), part.rows.end(), false) > 0))
+                continue;
             fits.push_back({hypothesis.semantics, hypothesis.text, hypothesis.legal, fit.distance});
             if (remembered) remembered->push_back(hypothesis);
         }

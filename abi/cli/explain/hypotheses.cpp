@@ -32,13 +32,15 @@ struct Known {
 
 // bf16 engines round in places of their own: a few elements are one unit in the last place (2^-8) off.
 constexpr double bf16_max = 8e-3;
-// Sums in F16: a score that is off in its last bit makes a few of them one unit in the last place (2^-11) off. What such
-// sums do themselves is 10 times as much; and that is how far two orders of adding are apart.
+// Sums in F16: a score that is off in its last bit makes a few of them one unit in the last place (2^-11) off. What
+// such sums do themselves is 10 times as much; and that is how far two orders of adding are apart.
 constexpr double f16_sums_by_root = 2e-5, f16_parts_by_root = 5e-4;
-constexpr int32_t parts_from_position = 256;  // ggml shares the cache among threads from 512 cells on, made 256 at a time
+constexpr int32_t parts_from_position =
+    256;  // ggml shares the cache among threads from 512 cells on, made 256 at a time
 
 constexpr const char *one_pass_text = "F16 KV cache and queries, one pass with F16 sums (flash attention)";
-constexpr const char *in_parts_text = "F16 KV cache and queries, F16 sums in parts (flash attention of several threads)";
+constexpr const char *in_parts_text =
+    "F16 KV cache and queries, F16 sums in parts (flash attention of several threads)";
 
 constexpr Known known_hypotheses[] = {
     // Legal: what TRACE comparisons call classes.
@@ -181,8 +183,8 @@ std::vector<Hypothesis> pairs_for(int32_t stage, const std::string &model_semant
     for (const Hypothesis &legal : singles)
         for (const Hypothesis &fault : singles)
             if (legal.legal && !fault.legal && !legal.allowed.of_bf16)
-                out.push_back({legal.semantics + "," + fault.semantics, fault.text + "; " + legal.text, false,
-                               legal.allowed});
+                out.push_back(
+                    {legal.semantics + "," + fault.semantics, fault.text + "; " + legal.text, false, legal.allowed});
     return out;
 }
 

@@ -393,7 +393,7 @@ private:
         size_t best_trial = 0;
         for (size_t trial = 0; trial < n_trials; ++trial) {
             const Difference row = compare_row(out.data() + trial * n_out * 4, BITNET_DTYPE_F32, recorded_row(position),
-                                           recorded_->dtype, n_out);
+                                               recorded_->dtype, n_out);
             if (row.distance < best) best = row.distance, best_trial = trial;
         }
         if (best > allowed) return false;
