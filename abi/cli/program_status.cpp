@@ -76,6 +76,9 @@ std::string summary_of(const ProcessStatus &status) {
     if (from != std::string::npos) text += ", " + engine.substr(from + 1, to - from - 1);
     if (status.number("warm_ups") > 0)
         text += text_of("; %s warm-ups left out", with_commas(status.number("warm_ups")).c_str());
+    if (status.number("several_sequences") > 0)
+        text += text_of("; %s batches of several sequences, or of positions with gaps, left out",
+                        with_commas(status.number("several_sequences")).c_str());
     return text;
 }
 

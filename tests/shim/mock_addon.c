@@ -3,8 +3,8 @@
  * Words: "prompt" five tokens, "decode" three more, "again" from position 0 once more, "split" the prompt in two
  * batches, "all" logits of every token, "gaps" positions with holes, "turns" two sequences in turn, "mixed" two
  * sequences in one batch at positions that follow each other, "warmup" announced, "oldwarmup" not announced,
- * "lookalike" a number whose bytes look like a call of the engine, "watch" a callback of its own, "inplace" additions, "threads" four models at once, "fork", "exec" once more in
- * another process, "_exit", "abort".
+ * "lookalike" a number whose bytes look like a call of the engine, "watch" a callback of its own, "inplace" additions,
+ * "threads" four models at once, "fork", "exec" once more in another process, "_exit", "abort".
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -52,19 +52,19 @@ static void decode_of(struct mock_llama *m, int n, const int32_t *tokens, const 
     if (mock_llama_decode(m, &b) != 0) exit(3);
 }
 
-/* Sequence 0 is two tokens ahead of sequence 1, so that its positions seem to go on in the other one and back. */
+/* "turns": sequence 1 stops where sequence 0 goes on, so that by its positions it is one. "mixed": both in one batch.
+ */
 static void take_turns(struct mock_llama *m) {
-    const int32_t first[3] = {4, 7, 10}, second[2] = {13, 16}, counted[4] = {0, 1, 2, 3}, a[3] = {0, 0, 0},
-                  b[3] = {1, 1, 1};
-    const int32_t one[2] = {19, 22}, mixed[2] = {1, 0};
+    const int32_t first[3] = {4, 7, 10}, second[3] = {13, 16, 19}, counted[5] = {0, 1, 2, 3, 4};
+    const int32_t a[3] = {0, 0, 0}, b[3] = {1, 1, 1}, next[2] = {19, 22}, both[2] = {1, 0};
     decode_of(m, 3, first, counted, a);
-    decode_of(m, 2, second, counted, b);
+    decode_of(m, has("turns") ? 3 : 2, second, counted, b);
     if (has("turns")) {
-        decode_of(m, 1, one, counted + 3, a);
-        decode_of(m, 1, one, counted + 2, b);
-        decode_of(m, 1, one, counted + 3, b);
+        decode_of(m, 1, next, counted + 3, a);
+        decode_of(m, 1, next, counted + 3, b);
+        decode_of(m, 1, next, counted + 4, b);
     } else {
-        decode_of(m, 2, one, counted + 2, mixed);
+        decode_of(m, 2, next, counted + 2, both);
     }
 }
 
@@ -80,7 +80,8 @@ static void converse(struct mock_llama *m, struct output *out) {
     for (i = 0; i < 3 && has("decode"); i++) decode(m, 7 + i, 5 + i, 1, 1, out);
 }
 
-/* Where the engine is linked in: a constant in the code with a call's bytes inside, led by its distance to a function. */
+/* Where the engine is linked in: a constant in the code with a call's bytes inside, led by its distance to a function.
+ */
 #if defined(STATIC_ENGINE) && defined(__x86_64__)
 static unsigned long long lookalike(void) {
     unsigned long long number;
