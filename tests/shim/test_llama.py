@@ -16,7 +16,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from support import ALL_STAGES, AUDIT, MOCK, PROGRAM, ShimTest, clean_environment, kinds, read_trace, tensors
+from support import ALL_STAGES, AUDIT, MOCK, PROGRAM, Run, ShimTest, clean_environment, kinds, read_trace, tensors
 
 FOLDER = Path(sys.argv.pop(1))
 DRIVER = MOCK / "bitnet_shim_llama"
@@ -90,6 +90,12 @@ class Evaluation(LlamaTest):
         self.assertEqual(tensors(other), found)
         softmax = [r for r in kinds(records, "tensor") if r["stage"] == "attn_scores_softmax"]
         self.assertTrue(all(r["shape"] == [4, r["seq"] + 1] for r in softmax))
+
+    def test_the_self_check(self):
+        command = self.command(ubatch=4, outputs="all", prompt=11, decode=4)
+        run = Run((PROGRAM, "trace", "--self-check", "-o", self.folder / "checked.jsonl", "--", *command), {})
+        self.assertEqual((run.status, run.out), (0, self.plain(*command).out), run.err)
+        self.assertRegex(run.err, r"self-check passed: .*; the same bits in 15 rows of logits, read alone and with all that")
 
     def test_what_the_run_record_says(self):
         _, records = self.traced(*self.command(flash=0))
