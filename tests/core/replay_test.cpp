@@ -247,6 +247,50 @@ TEST_F(Requests, LinearsTakeIntegersToo) {
               recorded(1, BITNET_STAGE_FFN_UP | BITNET_STAGE_ACC));
 }
 
+// Probabilities in place of what they were made from, under every semantics that sums with them.
+TEST(ReplayAttention, SumsOverGivenProbabilities) {
+    for (const char *overrides : {"", "kv=f16,attn_q=f16,attn_p=f16", "kv_heads=interleaved", "kv_swap=attention"}) {
+        const auto model = load(overrides);
+        const Record record = record_of(model, scalar::kernels);
+        const Replay replay(model, scalar::kernels, model->semantics);
+        const bool swapped = model->semantics.kv_swap == KvSwap::attention;
+        const int summed = swapped ? BITNET_STAGE_K_ROPE : BITNET_STAGE_V_PROJ;
+        const Rows values(summed, record.at({1, summed}));
+        for (int32_t position = 0; position < n_tokens; ++position) {
+            const Rows probabilities(BITNET_STAGE_ATTN_SCORES_SOFTMAX,
+                                     {record.at({1, BITNET_STAGE_ATTN_SCORES_SOFTMAX})[size_t(position)]});
+            const RecordedRows inputs[] = {values.view, probabilities.view};
+            EXPECT_EQ(output(replay, {BITNET_STAGE_ATTN_CONTEXT, 1, inputs, &position}),
+                      record.at({1, BITNET_STAGE_ATTN_CONTEXT})[size_t(position)])
+                << overrides << " at " << position;
+        }
+    }
+}
+
+TEST_F(Requests, ProbabilitiesOfOnePosition) {
+    const std::vector<Bytes> &all = record_.at({1, BITNET_STAGE_ATTN_SCORES_SOFTMAX});
+    const Rows fifth(BITNET_STAGE_ATTN_SCORES_SOFTMAX, {all[4]}), v = rows(1, BITNET_STAGE_V_PROJ),
+                                                                  k = rows(1, BITNET_STAGE_K_ROPE);
+    const int32_t four = 4, five = 5;
+    const RecordedRows good[] = {fifth.view, v.view}, alone[] = {fifth.view}, more[] = {fifth.view, v.view, k.view};
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_CONTEXT, 1, good, &four}), "accepted");
+    const size_t width = fifth.view.row_elements;
+    EXPECT_EQ(
+        error_of({BITNET_STAGE_ATTN_CONTEXT, 1, good, &five}),
+        format_text("attn_context of layer 1: rows of %zu elements of attn_scores_softmax: expected %zu at position 5",
+                    width, width / 5 * 6));
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_CONTEXT, 1, alone, &four}),
+              "attn_context of layer 1: its input v_proj is missing");
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_CONTEXT, 1, more, &four}),
+              "attn_context of layer 1: k_rope was given, which it is not computed from");
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_SCORES, 1, good, &four}),
+              "attn_scores of layer 1: its input q_rope is missing");
+    const auto one_pass = load("attn_sum=f16");
+    EXPECT_THROW(
+        Replay(one_pass, scalar::kernels, one_pass->semantics).size_of({BITNET_STAGE_ATTN_CONTEXT, 1, good, &four}),
+        Error);
+}
+
 TEST_F(Requests, SomeRowsAtTheirPositions) {
     const int32_t positions[] = {5, 2};
     const auto two = [&](int stage) {

@@ -130,7 +130,7 @@ private:
     bool choose_inputs() {
         positions_ = recorded_->positions;
         if (operation_->n_inputs == 0) return choose_tokens();
-        if (choose_codes()) return true;
+        if (choose_codes() || choose_probabilities()) return true;
         for (uint32_t i = 0; i < operation_->n_inputs; ++i) {
             const Key key = {operation_->input_layer[i], operation_->input_stage[i]};
             const Rows *rows = recording_.find(key.first, key.second);
@@ -166,6 +166,27 @@ private:
             keep_positions(*scales, false);
         }
         return !positions_.empty();
+    }
+
+    // Probabilities that are rounded before they meet the values: next to a tie the last bit of ours would decide.
+    bool choose_probabilities() {
+        const Key softmax = {place_.first, BITNET_STAGE_ATTN_SCORES_SOFTMAX}, v = {place_.first, BITNET_STAGE_V_PROJ};
+        const std::string semantics = engine_.semantics();
+        const bool rounded = semantics.find("attn_p=f16") != std::string::npos &&
+                             semantics.find("kv_swap=attention") == std::string::npos;
+        if (place_.second != BITNET_STAGE_ATTN_CONTEXT || !rounded || !recording_.find(softmax.first, softmax.second) ||
+            !recording_.find(v.first, v.second))
+            return false;
+        for (const Key &key : {softmax, v}) {
+            inputs_.emplace_back(key.second, recording_.find(key.first, key.second));
+            keep_positions(*inputs_.back().second, key == v);
+        }
+        if (positions_.empty()) {
+            inputs_.clear();
+            positions_ = recorded_->positions;
+            return false;
+        }
+        return float_input_ = by_row_ = true;
     }
 
     static int32_t site_of(int32_t linear) {
@@ -235,24 +256,31 @@ private:
     }
 
     std::string compute() const {
+        if (!by_row_) return compute(positions_);
+        std::string out;  // rows of several widths
+        for (const int32_t p : positions_) out += compute({p});
+        return out;
+    }
+
+    std::string compute(const std::vector<int32_t> &positions) const {
         std::vector<Gathered> gathered;
         std::vector<bitnet_rows_t> views;
         if (operation_->n_inputs == 0) {
             std::vector<int32_t> tokens;
-            for (const int32_t p : positions_) tokens.push_back(recording_.tokens[size_t(p)]);
-            return engine_.run(place_, {{0, BITNET_DTYPE_I32, tokens.size(), 1, 4, tokens.data()}}, positions_);
+            for (const int32_t p : positions) tokens.push_back(recording_.tokens[size_t(p)]);
+            return engine_.run(place_, {{0, BITNET_DTYPE_I32, tokens.size(), 1, 4, tokens.data()}}, positions);
         }
         for (size_t i = 0; i < inputs_.size(); ++i) {
             const bool every = float_input_ && (operation_->every_position >> i & 1);
             std::vector<int32_t> all;
-            for (int32_t p = 0; every && p <= positions_.back(); ++p) all.push_back(p);
-            gathered.push_back(gather(inputs_[i].first, *inputs_[i].second, every ? all : positions_));
+            for (int32_t p = 0; every && p <= positions.back(); ++p) all.push_back(p);
+            gathered.push_back(gather(inputs_[i].first, *inputs_[i].second, every ? all : positions));
         }
         for (Gathered &rows : gathered) {
             rows.view.data = rows.bytes.data();
             views.push_back(rows.view);
         }
-        return engine_.run(place_, views, positions_);
+        return engine_.run(place_, views, positions);
     }
 
     size_t elements(int32_t position, size_t total) const {
@@ -412,6 +440,7 @@ private:
     std::vector<int32_t> positions_;
     Rows through_;
     bool float_input_ = false;
+    bool by_row_ = false;  // an input has another width at each position
     Fit fit_;
 };
 

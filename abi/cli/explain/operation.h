@@ -22,6 +22,7 @@ public:
     static std::optional<Engine> make(const bitnet_model_t *model, const std::string &semantics, std::string &why);
     const bitnet_operation_t *find(int32_t layer, int32_t stage) const;
     const std::vector<bitnet_operation_t> &operations() const { return operations_; }
+    std::string semantics() const { return bitnet_replay_semantics(replay_.get()); }
     // Output of an operation as bytes, rows one after another. Throws CommandError.
     std::string run(Key place, const std::vector<bitnet_rows_t> &inputs, const std::vector<int32_t> &positions) const;
 
