@@ -290,10 +290,11 @@ def test_rows_of_one_operation_that_follow_two_semantics(tmp_path, semantics, st
     for name, options in (("raw", ()), ("other", ("--as", semantics))):
         run("trace", "-m", SMALL, "--tokens", ids, "--select", "**", "--plugin", f"npy:dir={tmp_path / name},raw=all", *options,
             expect=0)
-    place = stage if stage == "logits" else f"blk001-{stage}"
+    places = ["logits"] if stage == "logits" else [f"blk001-{stage}", "blk001-attn_scores_softmax"]
     for position in range(first, 8):
-        ((path,), (other,)) = [list((tmp_path / name).glob(f"*/*-t{position:06}-{place}.npy")) for name in ("raw", "other")]
-        path.write_bytes(other.read_bytes())
+        for place in places:
+            files = [list((tmp_path / name).glob(f"*/*-t{position:06}-{place}.npy")) for name in ("raw", "other")]
+            files[0][0].write_bytes(files[1][0].read_bytes())
     report = explain(tmp_path / "raw", "--tolerance", "bitnet", expect=0 if stage == "logits" else 1)
     group = next(g for g in report["groups"] if stage in {o["stage"] for o in g["operations"]})
     assert (group["semantics"], group["outcome"]) == (expected, "legal" if expected else "wrong")
