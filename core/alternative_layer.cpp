@@ -151,9 +151,11 @@ private:
             scores.resize(size_t(n_scores));
             ops_.attention_scores(q.data() + size_t(r) * n_q, keys.data(), values.data(), seen, scores.data());
             show(s_, row, BITNET_STAGE_ATTN_SCORES, layer_, scores.data(), n_scores, hp_.n_head);
+            float *out = context.data() + size_t(r) * n_q;
+            if (ops_.sums_in_one_pass()) ops_.attention_context(scores.data(), keys.data(), values.data(), seen, out);
             ops_.attention_softmax(scores.data(), seen);
             show(s_, row, BITNET_STAGE_ATTN_SCORES_SOFTMAX, layer_, scores.data(), n_scores, hp_.n_head);
-            ops_.attention_context(scores.data(), keys.data(), values.data(), seen, context.data() + size_t(r) * n_q);
+            if (!ops_.sums_in_one_pass()) ops_.attention_context(scores.data(), keys.data(), values.data(), seen, out);
         }
         shown(BITNET_STAGE_ATTN_CONTEXT, context, hp_.n_q(), hp_.n_head);
         return context;

@@ -225,6 +225,10 @@ void Operations::linear(int stage, const LinearInput &in, int begin, int end, fl
         for (size_t i = 0; i < restored.size(); ++i) restored[i] = float(in.codes[i]) / in.scales[i / n_in];
         round_stage(restored.data(), restored.size());
         x = restored.data();
+    } else if (sem_.activation_quant == ActivationQuant::f16) {
+        restored.assign(in.x, in.x + size_t(in.n_rows) * n_in);
+        round_to_half(restored.data(), int(restored.size()));
+        x = restored.data();
     }
     std::vector<int8_t> weights(n_in);
     for (int o = begin; o < end; ++o) {

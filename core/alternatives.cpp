@@ -20,8 +20,8 @@ bool is_alternative(const Semantics &s) {
     return !quantiser_known || !codes_known || s.norm != Norm::rms || s.rounding != Rounding::even ||
            s.accumulator != Accumulator::int32 || s.scale_type != ScaleType::f32 ||
            s.code_bits != CodeBits::high_first || s.code_map != CodeMap::mzp || s.kv_swap != KvSwap::off ||
-           s.kv_heads != KvHeads::grouped || s.attention_scale != AttentionScale::root ||
-           s.stage_type != StageType::f32;
+           s.kv_heads != KvHeads::grouped || s.attention_scale != AttentionScale::root || s.attn_p != DotInput::f32 ||
+           s.attention_sum != AttentionSum::f32 || s.stage_type != StageType::f32;
 }
 
 // ---- norms ------------------------------------------------------------------------------------------------------
@@ -138,16 +138,50 @@ void Operations::attention_softmax(float *scores, int n_kv) const {
     round_stage(scores, size_t(model_.hp.n_head) * size_t(n_kv));
 }
 
-void Operations::attention_context(const float *probabilities, const float *keys, const float *values, int n_kv,
+// What ggml's flash attention does to few queries on a CPU: positions in order, a sum in f16 that is scaled down
+// whenever a score is the largest so far, and one division at the end. A product of f16 and f32 is exact in f64, so
+// that adding it rounds once to f32, as a fused multiply-add does.
+static void one_pass_f16(const float *scores, const float *values, size_t stride, int n_kv, int d, float *out) {
+    float largest = -__builtin_inff(), total = 0;
+    std::fill_n(out, d, 0.0f);
+    for (int p = 0; p < n_kv; ++p, values += stride) {
+        float kept = 1, weight = 1;
+        if (scores[p] > largest) {
+            kept = exp_f32(largest - scores[p]);
+            largest = scores[p];
+            for (int i = 0; i < d; ++i) out[i] = out[i] * kept;
+            round_to_half(out, d);
+        } else {
+            weight = exp_f32(scores[p] - largest);
+        }
+        for (int i = 0; i < d; ++i) out[i] = float(double(out[i]) + double(values[i]) * double(weight));
+        round_to_half(out, d);
+        total = total * kept + weight;
+    }
+    const float inverse = 1.0f / total;
+    for (int i = 0; i < d; ++i) out[i] = out[i] * inverse;
+}
+
+void Operations::attention_context(const float *weights, const float *keys, const float *values, int n_kv,
                                    float *context) const {
     const Hyperparameters &hp = model_.hp;
-    const size_t d = size_t(hp.head_dim), stride = size_t(hp.n_kv());
+    const size_t d = size_t(hp.head_dim), stride = size_t(hp.n_kv()), n = size_t(n_kv);
     const float *rows = sem_.kv_swap == KvSwap::attention ? keys : values;
+    std::vector<float> rounded;
+    if (sem_.attn_p == DotInput::f16 && !sums_in_one_pass()) {
+        rounded.assign(weights, weights + size_t(hp.n_head) * n);
+        round_to_half(rounded.data(), int(rounded.size()));
+        weights = rounded.data();
+    }
     std::fill_n(context, size_t(hp.n_q()), 0.0f);
-    for (int head = 0; head < hp.n_head; ++head)
-        kernels_.mix_rows_f32(rows + size_t(kv_head_of(head)) * d, stride, n_kv, hp.head_dim,
-                              probabilities + size_t(head) * size_t(n_kv), size_t(n_kv), 1, context + size_t(head) * d,
-                              d);
+    for (int head = 0; head < hp.n_head; ++head) {
+        const float *own = weights + size_t(head) * n, *of_head = rows + size_t(kv_head_of(head)) * d;
+        float *out = context + size_t(head) * d;
+        if (sums_in_one_pass())
+            one_pass_f16(own, of_head, stride, n_kv, hp.head_dim, out);
+        else
+            kernels_.mix_rows_f32(of_head, stride, n_kv, hp.head_dim, own, n, 1, out, d);
+    }
     round_stage(context, size_t(hp.n_q()));
 }
 

@@ -33,7 +33,9 @@ public:
     bool has_norm(int stage) const { return norm_weight(stage) != nullptr; }
 
     // What a linear reads: whether as codes, and with how many scales a row of n elements.
-    bool has_codes() const { return sem_.activation_quant != ActivationQuant::none; }
+    bool has_codes() const {
+        return sem_.activation_quant != ActivationQuant::none && sem_.activation_quant != ActivationQuant::f16;
+    }
     // Whether one integer sum makes an element of the output: not with a scale for each block, nor with f32 products.
     bool has_accumulators() const {
         return sem_.activation_quant == ActivationQuant::row_int8 ||
@@ -57,7 +59,9 @@ public:
     // scores (n_head, n_kv).
     void attention_scores(const float *q, const float *keys, const float *values, int n_kv, float *scores) const;
     void attention_softmax(float *scores, int n_kv) const;
-    void attention_context(const float *probabilities, const float *keys, const float *values, int n_kv,
+    // `weights`: (n_head, n_kv), the probabilities; the scores where sums_in_one_pass().
+    bool sums_in_one_pass() const { return sem_.attention_sum != AttentionSum::f32; }
+    void attention_context(const float *weights, const float *keys, const float *values, int n_kv,
                            float *context) const;
 
     void activation(const float *gate, const float *up, int n, float *out) const;  // out may be gate

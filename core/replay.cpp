@@ -198,6 +198,7 @@ public:
         choose_inputs();
         n_ = inputs_[0]->n_rows;
         check_positions();
+        if (inputs_[0]->stage == BITNET_STAGE_ATTN_SCORES_SOFTMAX) check_probabilities();
         for (size_t i = 1; i < n_inputs_; ++i) {
             if (everywhere_[i]) {
                 if (inputs_[i]->n_rows < size_t(last_position_) + 1)
@@ -302,7 +303,8 @@ private:
                                : companion == BITNET_STAGE_SCALE ? "F32"
                                                                  : "F32, F16 or BF16"));
         const size_t width = companion == BITNET_STAGE_SCALE ? size_t(ops_.scales_per_row(int(width_of(rows.stage))))
-                                                             : width_of(rows.stage);
+                             : rows.stage == BITNET_STAGE_ATTN_SCORES_SOFTMAX ? rows.row_elements  // by position, later
+                                                                              : width_of(rows.stage);
         if (rows.row_elements != width)
             refuse(format_text("rows of %zu elements of %s: expected %zu", rows.row_elements, name.c_str(), width));
         if (rows.n_rows > 1 && rows.row_stride < width * dtype_bytes(rows.dtype))
@@ -348,13 +350,35 @@ private:
         return true;
     }
 
+    // The sum over the values takes the probabilities themselves in place of queries and keys.
+    bool choose_probabilities() {
+        const bool of_them = info_.stage == BITNET_STAGE_ATTN_CONTEXT && !ops_.sums_in_one_pass();
+        const RecordedRows *probabilities = of_them ? given(BITNET_STAGE_ATTN_SCORES_SOFTMAX) : nullptr;
+        if (!probabilities) return false;
+        const OperationInput &summed = info_.inputs[semantics_.kv_swap == KvSwap::attention ? 1 : 2];
+        const RecordedRows *rows = given(summed);
+        if (!rows) refuse(format_text("its input %s is missing", name_of(summed.stage).c_str()));
+        take(probabilities, false);
+        take(rows, true);
+        return true;
+    }
+
+    void check_probabilities() const {
+        for (size_t r = 0; r < n_; ++r) {
+            const size_t width = size_t(hp_.n_head) * size_t(position(r) + 1);
+            if (inputs_[0]->row_elements != width)
+                refuse(format_text("rows of %zu elements of attn_scores_softmax: expected %zu at position %d",
+                                   inputs_[0]->row_elements, width, position(r)));
+        }
+    }
+
     void choose_inputs() {
         if (info_.n_inputs == 0) {
             const RecordedRows *tokens = given(0);
             if (!tokens) refuse("the token ids are missing");
             return take(tokens, false);
         }
-        if (choose_integers()) return;
+        if (choose_integers() || choose_probabilities()) return;
         for (int i = 0; i < info_.n_inputs; ++i) {
             const RecordedRows *rows = given(info_.inputs[i]);
             if (!rows) {
@@ -461,7 +485,17 @@ private:
             ops_.rope(x.data() + r * info_.row_elements, n_heads, position(r), out + r * info_.row_elements);
     }
 
+    void sum_values(float *out) const {
+        const std::vector<float> probabilities = floats(0);
+        std::vector<float> values = floats(1);
+        ops_.round_key_value(values.data(), int(values.size()));
+        for (size_t r = 0; r < n_; ++r, out += hp_.n_q())
+            ops_.attention_context(probabilities.data() + r * inputs_[0]->row_elements, values.data(), values.data(),
+                                   position(r) + 1, out);
+    }
+
     void attention(float *out) const {
+        if (inputs_[0]->stage == BITNET_STAGE_ATTN_SCORES_SOFTMAX) return sum_values(out);
         std::vector<float> q = floats(0), keys, values, scores;
         for (size_t r = 0; r < n_; ++r) ops_.round_query(q.data() + r * size_t(hp_.n_q()));
         for (size_t i = 1; i < n_inputs_; ++i) {
@@ -473,7 +507,9 @@ private:
             const int n_kv = position(r) + 1;
             scores.resize(size_t(hp_.n_head) * size_t(n_kv));
             ops_.attention_scores(q.data() + r * size_t(hp_.n_q()), keys.data(), values.data(), n_kv, scores.data());
-            if (info_.stage != BITNET_STAGE_ATTN_SCORES) ops_.attention_softmax(scores.data(), n_kv);
+            const bool of_scores = info_.stage == BITNET_STAGE_ATTN_SCORES ||
+                                   (info_.stage == BITNET_STAGE_ATTN_CONTEXT && ops_.sums_in_one_pass());
+            if (!of_scores) ops_.attention_softmax(scores.data(), n_kv);
             if (info_.stage == BITNET_STAGE_ATTN_CONTEXT) {
                 ops_.attention_context(scores.data(), keys.data(), values.data(), n_kv, out);
                 out += hp_.n_q();

@@ -978,7 +978,8 @@ typedef struct bitnet_replay_params {
  * buffer rule: NULL `out` asks for the size). Inputs, as bitnet_replay_operation lists them:
  *  - A linear takes float rows, or the codes and scales of the stage it reads, or its own accumulators and those scales; its
  *    accumulators take float rows or codes.
- *  - Attention takes q_rope for the rows to compute, k_rope and v_proj for all positions from 0.
+ *  - Attention takes q_rope for the rows to compute, k_rope and v_proj for all positions from 0. attn_context also takes
+ *    attn_scores_softmax with v_proj: rows of (head, position + 1), so that all of a call are of one position.
  *  - The residual stream may be given as layer_out or as embeddings.
  *  - With quant=tensor_int8 the rows of one call are the tensor.
  * INVALID when an input is missing, given twice, not one of the operation's, or of another size or dtype. */

@@ -140,7 +140,8 @@ const std::vector<const Switch *> &reference_switches() {
                                                      {"dequantised", ActivationQuant::dequantised},
                                                      {"tensor_int8", ActivationQuant::tensor_int8},
                                                      {"block256_int8", ActivationQuant::block256_int8},
-                                                     {"block32_int8", ActivationQuant::block32_int8}});
+                                                     {"block32_int8", ActivationQuant::block32_int8},
+                                                     {"f16", ActivationQuant::f16}});
     static const NamedSwitch<WeightScale> scale(
         "scale", &S::weight_scale,
         {{"multiply", WeightScale::multiply}, {"divide", WeightScale::divide}, {"none", WeightScale::none}});
@@ -191,10 +192,14 @@ const std::vector<const Switch *> &imitation_switches() {
     static const NamedSwitch<AttentionScale> attention_scale(
         "attn_scale", &S::attention_scale,
         {{"root", AttentionScale::root}, {"none", AttentionScale::none}, {"full", AttentionScale::full}});
+    static const NamedSwitch<DotInput> attn_p("attn_p", &S::attn_p, {{"f32", DotInput::f32}, {"f16", DotInput::f16}});
+    static const NamedSwitch<AttentionSum> attention_sum("attn_sum", &S::attention_sum,
+                                                         {{"f32", AttentionSum::f32}, {"f16", AttentionSum::f16}});
     static const NamedSwitch<StageType> stage_type("stage_type", &S::stage_type,
                                                    {{"f32", StageType::f32}, {"bf16", StageType::bf16}});
-    static const std::vector<const Switch *> all = {&norm,     &rounding, &accumulator, &scale_type,      &code_bits,
-                                                    &code_map, &kv_swap,  &kv_heads,    &attention_scale, &stage_type};
+    static const std::vector<const Switch *> all = {
+        &norm,    &rounding, &accumulator,     &scale_type, &code_bits,     &code_map,
+        &kv_swap, &kv_heads, &attention_scale, &attn_p,     &attention_sum, &stage_type};
     return all;
 }
 

@@ -11,8 +11,8 @@ enum class Activation { relu2, relu, silu, gelu };  // gelu: the tanh form
 enum class RopeOrder { neox, norm };                // pairs (i, i + n_rot/2) or (2i, 2i+1)
 enum class RopeAngle { exact, steps_f32 };          // position * theta^(-2i/d) in f64, or repeated f32 products
 // One scale a row; f32 activations; codes turned back into f32 before the product; one scale for the rows that are
-// computed together; one for each 256 or 32 elements.
-enum class ActivationQuant { row_int8, none, dequantised, tensor_int8, block256_int8, block32_int8 };
+// computed together; one for each 256 or 32 elements; activations rounded to f16, as where weights are f16.
+enum class ActivationQuant { row_int8, none, dequantised, tensor_int8, block256_int8, block32_int8, f16 };
 enum class WeightScale { multiply, divide, none };
 enum class KvType { f32, f16 };
 enum class DotInput { f32, f16 };  // what a vector is rounded to before it meets f16 rows
@@ -30,6 +30,7 @@ enum class CodeMap { mzp, mpz, zmp, zpm, pmz, pzm };                    // weigh
 enum class KvSwap { off, attention, weights };   // attention takes values for keys and keys for values; Wk and Wv
 enum class KvHeads { grouped, interleaved };     // query head h reads key/value head h / r or h % n_head_kv
 enum class AttentionScale { root, none, full };  // scores / sqrt(head_dim), as they are, / head_dim
+enum class AttentionSum { f32, f16 };            // f16: scores and values in one pass over the positions, sums in f16
 enum class StageType { f32, bf16 };              // what every stage is rounded to
 
 struct Semantics {
@@ -58,6 +59,8 @@ struct Semantics {
     KvSwap kv_swap = KvSwap::off;
     KvHeads kv_heads = KvHeads::grouped;
     AttentionScale attention_scale = AttentionScale::root;
+    DotInput attn_p = DotInput::f32;  // probabilities, before they meet the values
+    AttentionSum attention_sum = AttentionSum::f32;
     StageType stage_type = StageType::f32;
 
     // By layer, as far as some layer has semantics of its own; their `layers` are empty.

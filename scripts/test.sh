@@ -8,7 +8,7 @@ scripts/build.sh asan-ubsan
 scripts/build.sh tsan core_test abi_busy_test test_sinks test_jsonl_writer test_matrix bitnet_shim_loader  # the tests labelled threads
 cross=
 [ "$(uname -m)" != x86_64 ] || cross=1
-[ -z "$cross" ] || scripts/build.sh aarch64 bitnet core_test  # the tests labelled emulated
+[ -z "$cross" ] || scripts/build.sh aarch64 bitnet core_test bitnet_shim_loader  # the tests labelled emulated
 status=0
 ctest --preset tsan --label-regex threads || status=1
 [ -z "$cross" ] || ctest --preset aarch64 --label-regex emulated --no-tests=error || status=1

@@ -11,19 +11,10 @@ namespace {
 
 constexpr const char *kInterposer = "libbitnet_shim.so";
 
-// The functions of hooks.cpp.
 constexpr const char *kHooked[] = {
-    "ggml_backend_sched_alloc_graph",
-    "ggml_backend_sched_reserve",
-    "ggml_backend_sched_reserve_size",
-    "ggml_backend_sched_graph_compute",
-    "ggml_backend_sched_graph_compute_async",
-    "ggml_backend_sched_set_eval_callback",
-    "ggml_backend_sched_free",
-    "ggml_backend_sched_get_tensor_backend",
-    "ggml_backend_get_device",
-    "gguf_init_from_file",
-    "llama_set_warmup",
+#define BITNET_HOOKED(name) #name,
+#include "shim/hooked_functions.inc"
+#undef BITNET_HOOKED
 };
 constexpr int kHookedCount = int(sizeof kHooked / sizeof kHooked[0]);
 

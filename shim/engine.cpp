@@ -11,6 +11,7 @@
 #include "bitnet_c.h"
 #include "shim/environment.h"
 #include "shim/report.h"
+#include "shim/static_program.h"
 
 namespace bitnet::shim {
 
@@ -75,8 +76,8 @@ void make_version(Engine *engine) {
     const char *texts[2] = {"", ""};
     const char *names[2] = {"ggml_version", "ggml_commit"};
     for (int i = 0; i < 2; ++i) {
-        const TextFn text = reinterpret_cast<TextFn>(dlsym(engine->handle, names[i]));
-        if (text && text()) texts[i] = text();
+        TextFn text;
+        if (take(*engine, names[i], &text) && text()) texts[i] = text();
     }
     const char *slash = strrchr(engine->path, '/');
     const char *file = slash ? slash + 1 : engine->path;
@@ -128,37 +129,15 @@ void *find_symbol(void *handle, const char *name, const void *our_base) {
 
 void resolve(Engine *engine, const void *our_base) {
     for (const Symbol &symbol : kSymbols) {
-        void *found = find_symbol(engine->handle, symbol.name, our_base);
+        void *found =
+            engine->is_static ? symbol_of(*engine, symbol.name) : find_symbol(engine->handle, symbol.name, our_base);
         memcpy(reinterpret_cast<char *>(engine) + symbol.offset, &found, sizeof found);
         if (!found && symbol.required && !engine->why) {
-            snprintf(engine->why_text, sizeof engine->why_text, "it does not export %s", symbol.name);
+            snprintf(engine->why_text, sizeof engine->why_text, "it %s %s",
+                     engine->is_static ? "was linked without" : "does not export", symbol.name);
             engine->why = engine->why_text;
         }
     }
-}
-
-Engine *make_engine(const Dl_info &info, const void *our_base) {
-    Engine *engine = static_cast<Engine *>(calloc(1, sizeof(Engine)));
-    if (!engine) return nullptr;
-    engine->base = info.dli_fbase;
-    snprintf(engine->path, sizeof engine->path, "%s", info.dli_fname ? info.dli_fname : "");
-    // Held on purpose: what is cached of the library must stay true. Fails for a program itself: the global scope
-    // serves.
-    engine->handle = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-    if (!engine->handle) engine->handle = dlopen(nullptr, RTLD_LAZY);
-    resolve(engine, our_base);
-    const bool asked = settings().armed || settings().no_flash;
-    if (!asked) engine->why = "nobody asks for it";
-    if (!engine->why) probe_layout(engine);
-    if (!asked) return engine;
-    make_version(engine);
-    note_engine(engine->path, engine->version, engine->why);
-    if (engine->why) {
-        say("%s: not traced: %s", engine->path, engine->why);
-    } else {
-        say("%s: ggml tensors: src at %d, view_src at %d", engine->path, engine->layout.src, engine->layout.view_src);
-    }
-    return engine;
 }
 
 constexpr int kCallersMax = 64;  // call sites; a handful are known, beyond them every call asks dladdr
@@ -172,6 +151,40 @@ pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 Engine *engines;
 Caller callers[kCallersMax];
 int n_callers;  // written after its entry, read without the lock
+
+// Several libraries may call one copy of ggml: it is spoken of once.
+bool is_known_copy(const Engine &engine) {
+    for (const Engine *other = engines; other; other = other->next) {
+        if (other->get_name == engine.get_name && !other->why == !engine.why) return true;
+    }
+    return false;
+}
+
+Engine *make_engine(const Dl_info &info, const void *our_base) {
+    Engine *engine = static_cast<Engine *>(calloc(1, sizeof(Engine)));
+    if (!engine) return nullptr;
+    engine->base = info.dli_fbase;
+    engine->is_static = is_static_program(info.dli_fbase);
+    snprintf(engine->path, sizeof engine->path, "%s", info.dli_fname ? info.dli_fname : "");
+    // Held on purpose: what is cached of the library must stay true. Fails for a program itself: the global scope
+    // serves.
+    engine->handle = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    if (!engine->handle) engine->handle = dlopen(nullptr, RTLD_LAZY);
+    resolve(engine, our_base);
+    const bool asked = settings().armed || settings().no_flash;
+    if (!asked) engine->why = "nobody asks for it";
+    if (!engine->why) probe_layout(engine);
+    if (!asked) return engine;
+    make_version(engine);
+    note_engine(engine->path, engine->version, engine->why);
+    if (is_known_copy(*engine)) return engine;
+    if (engine->why) {
+        say("%s: not traced: %s", engine->path, engine->why);
+    } else {
+        say("%s: ggml tensors: src at %d, view_src at %d", engine->path, engine->layout.src, engine->layout.view_src);
+    }
+    return engine;
+}
 
 Engine *find_or_make(const void *caller, const void *our_function) {
     Dl_info info, ours;
@@ -200,6 +213,10 @@ Engine *engine_of(const void *caller, const void *our_function) {
     }
     pthread_mutex_unlock(&mutex);
     return engine;
+}
+
+void *symbol_of(const Engine &engine, const char *name) {
+    return engine.is_static ? static_program_function(name) : dlsym(engine.handle, name);
 }
 
 Op Engine::op(const Tensor *tensor) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace bitnet::shim {
 
@@ -62,6 +63,7 @@ struct Engine {
     Engine *next;
     const void *base;  // of the library that called
     void *handle;
+    bool is_static;     // it is the program itself, which exports nothing
     char path[512];     // of that library
     char version[160];  // "ggml 0.9.5 (a1b2c3), libllama.so"
     const char *why;    // NULL: usable; else why it is not traced, in one line
@@ -115,6 +117,14 @@ struct Engine {
 
 // The copy that the library around `caller` uses; NULL: out of memory. Slow only the first time.
 Engine *engine_of(const void *caller, const void *our_function);
+
+// A function of the engine. False: it has none, `out` is then NULL.
+void *symbol_of(const Engine &engine, const char *name);
+template <class Function> bool take(const Engine &engine, const char *name, Function *out) {
+    void *found = symbol_of(engine, name);
+    memcpy(out, &found, sizeof found);
+    return found != nullptr;
+}
 
 size_t element_bytes(Type type);  // 0: not one that can be traced
 int32_t traced_dtype(Type type);  // BITNET_DTYPE_...

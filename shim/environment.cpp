@@ -75,6 +75,7 @@ void read_settings() {
     Settings &s = the_settings;
     owner = getpid();
     s.no_flash = strcmp(text_of("BITNET_SHIM_NO_FLASH"), "1") == 0;
+    s.check_logits = strcmp(text_of("BITNET_SHIM_CHECK_LOGITS"), "1") == 0;
     const char *inputs = text_of("BITNET_SHIM_INPUTS");
     s.inputs = strcmp(inputs, "0") == 0 ? Inputs::none : strcmp(inputs, "all") == 0 ? Inputs::all : Inputs::cheap;
     s.mode = mode_of(text_of("BITNET_SHIM_MODE"));

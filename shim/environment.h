@@ -11,7 +11,8 @@ enum class Inputs { none, cheap, all };  // cheap: but for caches that would hav
 struct Settings {
     bool armed;  // there is something to do at all in this process
     bool no_flash;
-    Inputs inputs;  // what each operation read, for the sinks
+    bool check_logits;  // a hash of each row into the status folder
+    Inputs inputs;      // what each operation read, for the sinks
     Mode mode;
     int hash_model;  // 1: always, 0: never, -1: files up to kHashBytesMax
     uint64_t memory_bytes;

@@ -8,6 +8,7 @@
 #include "shim/model_file.h"
 #include "shim/report.h"
 #include "shim/session.h"
+#include "shim/static_program.h"
 
 using namespace bitnet::shim;
 
@@ -32,6 +33,13 @@ bool is_traced(const Engine *engine) { return !engine->why && !Depth::inside() &
 }  // namespace
 
 #define HOOK extern "C" __attribute__((visibility("default")))
+// Preloaded, a hook has the name that is called. Linked into the program it stands beside the engine's own function,
+// and the linker leads calls to it (linked.options).
+#ifdef BITNET_SHIM_LINKED
+#define HOOKED(name) __wrap_##name
+#else
+#define HOOKED(name) name
+#endif
 #define CALLER __builtin_extract_return_addr(__builtin_return_address(0))
 
 // The engine around `caller`, if it has the function that was called. It always has: the loader found this one in its
@@ -52,7 +60,7 @@ static Engine *engine_for(Scheduler *scheduler, const void *caller, void *(*func
     engine_for(scheduler, CALLER, [](const Engine &e) { return reinterpret_cast<void *>(e.field); })
 #define ENGINE_WITH(field) engine_with(CALLER, [](const Engine &e) { return reinterpret_cast<void *>(e.field); })
 
-HOOK bool ggml_backend_sched_alloc_graph(Scheduler *scheduler, Graph *graph) {
+HOOK bool HOOKED(ggml_backend_sched_alloc_graph)(Scheduler *scheduler, Graph *graph) {
     Engine *engine = ENGINE_FOR(scheduler, sched_alloc_graph);
     if (!engine) return false;
     if (is_traced(engine)) session_before_allocation(engine, scheduler, graph);
@@ -60,7 +68,7 @@ HOOK bool ggml_backend_sched_alloc_graph(Scheduler *scheduler, Graph *graph) {
     return engine->sched_alloc_graph(scheduler, graph);
 }
 
-HOOK bool ggml_backend_sched_reserve(Scheduler *scheduler, Graph *graph) {
+HOOK bool HOOKED(ggml_backend_sched_reserve)(Scheduler *scheduler, Graph *graph) {
     Engine *engine = ENGINE_FOR(scheduler, sched_reserve);
     if (!engine) return false;
     if (is_traced(engine)) session_before_allocation(engine, scheduler, graph);
@@ -68,7 +76,7 @@ HOOK bool ggml_backend_sched_reserve(Scheduler *scheduler, Graph *graph) {
     return engine->sched_reserve(scheduler, graph);
 }
 
-HOOK void ggml_backend_sched_reserve_size(Scheduler *scheduler, Graph *graph, size_t *sizes) {
+HOOK void HOOKED(ggml_backend_sched_reserve_size)(Scheduler *scheduler, Graph *graph, size_t *sizes) {
     Engine *engine = ENGINE_FOR(scheduler, sched_reserve_size);
     if (!engine) return;
     if (is_traced(engine)) session_before_allocation(engine, scheduler, graph);
@@ -76,7 +84,7 @@ HOOK void ggml_backend_sched_reserve_size(Scheduler *scheduler, Graph *graph, si
     engine->sched_reserve_size(scheduler, graph, sizes);
 }
 
-HOOK int ggml_backend_sched_graph_compute(Scheduler *scheduler, Graph *graph) {
+HOOK int HOOKED(ggml_backend_sched_graph_compute)(Scheduler *scheduler, Graph *graph) {
     Engine *engine = ENGINE_FOR(scheduler, sched_graph_compute);
     if (!engine) return kFailed;
     const bool traced = is_traced(engine);
@@ -85,7 +93,7 @@ HOOK int ggml_backend_sched_graph_compute(Scheduler *scheduler, Graph *graph) {
     return session_compute(engine, scheduler, graph, engine->sched_graph_compute);
 }
 
-HOOK int ggml_backend_sched_graph_compute_async(Scheduler *scheduler, Graph *graph) {
+HOOK int HOOKED(ggml_backend_sched_graph_compute_async)(Scheduler *scheduler, Graph *graph) {
     Engine *engine = ENGINE_FOR(scheduler, sched_graph_compute_async);
     if (!engine) return kFailed;
     const bool traced = is_traced(engine);
@@ -94,14 +102,14 @@ HOOK int ggml_backend_sched_graph_compute_async(Scheduler *scheduler, Graph *gra
     return session_compute(engine, scheduler, graph, engine->sched_graph_compute_async);
 }
 
-HOOK void ggml_backend_sched_set_eval_callback(Scheduler *scheduler, EvalCallback callback, void *user) {
+HOOK void HOOKED(ggml_backend_sched_set_eval_callback)(Scheduler *scheduler, EvalCallback callback, void *user) {
     Engine *engine = ENGINE_FOR(scheduler, sched_set_eval_callback);
     if (!engine) return;
     if (is_traced(engine)) session_set_callback(engine, scheduler, callback, user);
     engine->sched_set_eval_callback(scheduler, callback, user);
 }
 
-HOOK void ggml_backend_sched_free(Scheduler *scheduler) {
+HOOK void HOOKED(ggml_backend_sched_free)(Scheduler *scheduler) {
     Engine *engine = ENGINE_FOR(scheduler, sched_free);
     if (!engine) return;
     if (!engine->why && active()) session_end(scheduler);
@@ -110,7 +118,7 @@ HOOK void ggml_backend_sched_free(Scheduler *scheduler) {
 
 // Asked for a node of attention, to see whether a backend can compute it: without an answer it is computed step by
 // step.
-HOOK Backend *ggml_backend_sched_get_tensor_backend(Scheduler *scheduler, Tensor *node) {
+HOOK Backend *HOOKED(ggml_backend_sched_get_tensor_backend)(Scheduler *scheduler, Tensor *node) {
     Engine *engine = ENGINE_FOR(scheduler, sched_get_tensor_backend);
     if (!engine) return nullptr;
     if (avoids_flash(engine) && engine->op(node) == Op::flash_attn) return nullptr;
@@ -118,14 +126,14 @@ HOOK Backend *ggml_backend_sched_get_tensor_backend(Scheduler *scheduler, Tensor
 }
 
 // The answer above is passed on to this function, which newer versions do not let be NULL.
-HOOK void *ggml_backend_get_device(Backend *backend) {
+HOOK void *HOOKED(ggml_backend_get_device)(Backend *backend) {
     Engine *engine = ENGINE_WITH(get_device);
     if (!engine) return nullptr;
     if (!backend && avoids_flash(engine)) return nullptr;
     return engine->get_device(backend);
 }
 
-HOOK Gguf *gguf_init_from_file(const char *path, GgufInitParams params) {
+HOOK Gguf *HOOKED(gguf_init_from_file)(const char *path, GgufInitParams params) {
     Engine *engine = ENGINE_WITH(gguf_init_from_file);
     if (!engine) return nullptr;
     Gguf *gguf = engine->gguf_init_from_file(path, params);
@@ -133,9 +141,22 @@ HOOK Gguf *gguf_init_from_file(const char *path, GgufInitParams params) {
     return gguf;
 }
 
-HOOK void llama_set_warmup(void *context, bool warming_up) {
+HOOK void HOOKED(llama_set_warmup)(void *context, bool warming_up) {
     Engine *engine = ENGINE_WITH(set_warmup);
     if (!engine) return;
     set_warming_up(warming_up);
     engine->set_warmup(context, warming_up);
 }
+
+#ifndef BITNET_SHIM_LINKED
+namespace bitnet::shim {
+
+const Hook hooks[] = {
+#define BITNET_HOOKED(name) {#name, reinterpret_cast<const void *>(&name)},
+#include "shim/hooked_functions.inc"
+#undef BITNET_HOOKED
+    {nullptr, nullptr},
+};
+
+}  // namespace bitnet::shim
+#endif

@@ -1,7 +1,5 @@
 // Where a tensor keeps its type, shape, sources: found by making tensors of known contents and looking for them. All
 // of it happens in memory that is ours; nothing is taken for granted, and a surprise means that nothing is traced.
-#include <dlfcn.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -37,12 +35,6 @@ struct Probe {
 
 constexpr int64_t kShapeA[4] = {70, 5, 3, 2}, kShapeB[4] = {70, 11, 3, 2};
 constexpr float kScale = 1234.5f;
-
-template <class Function> bool take(void *handle, const char *name, Function *out) {
-    void *found = dlsym(handle, name);
-    memcpy(out, &found, sizeof found);
-    return found != nullptr;
-}
 
 // Offset of `n` bytes in a tensor at which `expected` stands; -1: nowhere, or not once only.
 int find(const Probe &p, const Tensor *tensor, const void *expected, size_t n, size_t alignment, int skip = -1) {
@@ -112,14 +104,14 @@ const char *measure(const Engine &engine, const Probe &p, Layout *out) {
     return nullptr;
 }
 
-bool take_functions(void *handle, Probe *p) {
-    return take(handle, "ggml_init", &p->init) && take(handle, "ggml_free", &p->free) &&
-           take(handle, "ggml_new_tensor_4d", &p->new_tensor_4d) && take(handle, "ggml_mul_mat", &p->mul_mat) &&
-           take(handle, "ggml_scale", &p->scale) && take(handle, "ggml_view_1d", &p->view_1d) &&
-           take(handle, "ggml_tensor_overhead", &p->overhead) &&
-           take(handle, "ggml_backend_cpu_buffer_type", &p->cpu_buffer_type) &&
-           take(handle, "ggml_backend_alloc_ctx_tensors_from_buft", &p->alloc) &&
-           take(handle, "ggml_backend_buffer_free", &p->buffer_free);
+bool take_functions(const Engine &e, Probe *p) {
+    return take(e, "ggml_init", &p->init) && take(e, "ggml_free", &p->free) &&
+           take(e, "ggml_new_tensor_4d", &p->new_tensor_4d) && take(e, "ggml_mul_mat", &p->mul_mat) &&
+           take(e, "ggml_scale", &p->scale) && take(e, "ggml_view_1d", &p->view_1d) &&
+           take(e, "ggml_tensor_overhead", &p->overhead) &&
+           take(e, "ggml_backend_cpu_buffer_type", &p->cpu_buffer_type) &&
+           take(e, "ggml_backend_alloc_ctx_tensors_from_buft", &p->alloc) &&
+           take(e, "ggml_backend_buffer_free", &p->buffer_free);
 }
 
 const char *make_tensors(Probe *p, Context *ctx) {
@@ -143,7 +135,7 @@ const char *make_tensors(Probe *p, Context *ctx) {
 
 bool probe_layout(Engine *engine) {
     Probe p = {};
-    if (!take_functions(engine->handle, &p)) {
+    if (!take_functions(*engine, &p)) {
         engine->why = "it does not export what its tensor layout is found with";
         return false;
     }

@@ -1,6 +1,5 @@
 #include "shim/model_file.h"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -46,16 +45,10 @@ struct Keys {
     }
 };
 
-template <class Function> bool take(void *handle, const char *name, Function *out) {
-    void *found = dlsym(handle, name);
-    memcpy(out, &found, sizeof found);
-    return found != nullptr;
-}
-
 void read_keys(const Engine &engine, const Gguf *gguf, ModelFile *file) {
     Keys keys = {nullptr, nullptr, nullptr, nullptr, gguf};
-    if (!take(engine.handle, "gguf_find_key", &keys.find) || !take(engine.handle, "gguf_get_kv_type", &keys.type) ||
-        !take(engine.handle, "gguf_get_val_str", &keys.text) || !take(engine.handle, "gguf_get_val_u32", &keys.u32))
+    if (!take(engine, "gguf_find_key", &keys.find) || !take(engine, "gguf_get_kv_type", &keys.type) ||
+        !take(engine, "gguf_get_val_str", &keys.text) || !take(engine, "gguf_get_val_u32", &keys.u32))
         return;
     constexpr int kTypeString = 8;
     const int64_t architecture = keys.find_of_type("general.architecture", kTypeString);
@@ -132,7 +125,7 @@ void model_file_opened(const Engine &engine, const char *path, const Gguf *gguf)
     read_keys(engine, gguf, &read);
     pthread_mutex_lock(&mutex);
     ModelFile *file = find_or_add(full);
-    if (file && read.architecture[0]) {
+    if (file && read.architecture[0] && !file->architecture[0]) {  // others may be reading what they have
         memcpy(file->architecture, read.architecture, sizeof file->architecture);
         file->bos = read.bos;
         file->eos = read.eos;

@@ -177,6 +177,7 @@ void Mapper::see_cache(const Tensor *keys, const Tensor *values) {
     const Tensor *k = keys ? e_.root(keys) : nullptr, *v = values ? e_.root(values) : nullptr;
     if (k && is_leaf(k)) {
         plan_->cache_keys = k;
+        plan_->keys = keys;
         plan_->cache_bytes += e_.nbytes(k);
     }
     if (v && is_leaf(v)) {
@@ -369,6 +370,7 @@ bool Mapper::make_items() {
             plan_->items[at] = item;
         }
     }
+    plan_->logits = slot(BITNET_STAGE_LOGITS, -1)->node;
     mark_overwritten();
     return true;
 }

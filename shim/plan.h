@@ -56,7 +56,9 @@ struct Plan {
     const Tensor *outputs;    // indexes of the rows that the last layer keeps; NULL: all
     const Tensor *mask;       // [cached positions, rows]: what attention may see
     const Tensor *embedding_weight;
+    const Tensor *logits;                     // whether they are selected or not; NULL: the graph has none
     const Tensor *cache_keys, *cache_values;  // whole, of one layer
+    const Tensor *keys;                       // what attention reads of them, of the same layer
     uint64_t cache_bytes;                     // of all layers
     int n_layers;
     LayerShape heads;

@@ -14,6 +14,7 @@
 #include "plugins/host/text.h"
 #include "plugins/host/trace_host.h"
 #include "shim/environment.h"
+#include "shim/static_program.h"
 
 namespace bitnet::shim {
 
@@ -85,6 +86,7 @@ void fill(Text *text) {
     number("flash_graphs", c.flash_graphs);
     number("failures", c.failures);
     text->line("stages_seen=%u", __atomic_load_n(&c.stages_seen, __ATOMIC_RELAXED));
+    if (*static_program_report()) text->line("static_program=%s", static_program_report());
     if (engine_text[0]) text->line("%s", engine_text);
     if (last_failure[0]) text->line("last_failure=%s", last_failure);
 }

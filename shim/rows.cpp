@@ -40,23 +40,88 @@ bool wants_cells(const Plan &plan) {
     return false;
 }
 
-void read_mask(Session *s) {
+// The mask of the rows as the graph reads it. False: there is none that is understood.
+struct Mask {
+    const char *values;
+    size_t stride, size;
+    int64_t n_cells;
+};
+
+bool take_mask(Session *s, Mask *out) {
     Engine &engine = *s->engine;
     const Tensor *mask = s->plan.mask;
-    StepRows &rows = s->rows;
-    for (int r = 0; r < rows.n; ++r) rows.sees_prefix[r] = false;
-    if (!mask || !wants_cells(s->plan) || !engine.has_data(mask)) return;
+    if (!mask || !engine.has_data(mask)) return false;
     const int64_t *ne = engine.ne(mask);
-    const size_t stride = engine.nb(mask)[1];
-    const size_t size = element_bytes(engine.type(mask));
-    if (ne[1] < rows.n || engine.nb(mask)[0] != size || (size != 4 && size != 2)) return;
-    const char *values = static_cast<const char *>(values_of(engine, mask, &s->scratch[0]));
-    if (!values) return;
+    out->n_cells = ne[0];
+    out->stride = engine.nb(mask)[1];
+    out->size = element_bytes(engine.type(mask));
+    if (ne[1] < s->rows.n || engine.nb(mask)[0] != out->size || (out->size != 4 && out->size != 2)) return false;
+    out->values = static_cast<const char *>(values_of(engine, mask, &s->scratch[0]));
+    return out->values != nullptr;
+}
+
+void find_prefixes(Session *s, const Mask &mask) {
+    const StepRows &rows = s->rows;
     for (int r = 0; r < rows.n; ++r) {
-        const void *row = values + size_t(r) * stride;
-        rows.sees_prefix[r] = size == 4 ? sees_prefix(static_cast<const uint32_t *>(row), ne[0], rows.positions[r])
-                                        : sees_prefix(static_cast<const uint16_t *>(row), ne[0], rows.positions[r]);
+        const void *row = mask.values + size_t(r) * mask.stride;
+        rows.sees_prefix[r] = mask.size == 4
+                                  ? sees_prefix(static_cast<const uint32_t *>(row), mask.n_cells, rows.positions[r])
+                                  : sees_prefix(static_cast<const uint16_t *>(row), mask.n_cells, rows.positions[r]);
     }
+}
+
+template <class Bits> void find_seen(const Bits *row, int64_t n_cells, SeenCells *out) {
+    out->n_seen = 0;
+    for (int32_t word = 0; word < out->n_words; ++word) {
+        const int64_t from = int64_t(word) * 64, to = from + 64 < n_cells ? from + 64 : n_cells;
+        uint64_t bits = 0;
+        for (int64_t i = from; i < to; ++i) bits |= uint64_t(row[i] == 0) << (i - from);
+        out->bits[word] = bits;
+        out->n_seen += __builtin_popcountll(bits);
+    }
+}
+
+// Whether a row comes next after one of the same sequence: it sees what that one saw, and one cell more, its own. A
+// window of attention loses the oldest.
+bool comes_next(const SeenCells &before, const SeenCells &after) {
+    int32_t n_new = 0, n_lost = 0;
+    const int32_t n_words = before.n_words > after.n_words ? before.n_words : after.n_words;
+    for (int32_t i = 0; i < n_words; ++i) {
+        const uint64_t a = i < before.n_words ? before.bits[i] : 0, b = i < after.n_words ? after.bits[i] : 0;
+        n_new += __builtin_popcountll(b & ~a);
+        n_lost += __builtin_popcountll(a & ~b);
+    }
+    return before.cache == after.cache && n_new == 1 && (n_lost == 0 || (n_lost == 1 && before.n_seen == after.n_seen));
+}
+
+// False: the rows are of several sequences, or it cannot be told for lack of memory. Where there is no mask positions
+// alone count.
+bool follow_sequence(Session *s, const Mask *mask) {
+    StepRows &rows = s->rows;
+    rows.goes_on = rows.positions[0] >= s->next_position;
+    SeenCells seen = s->last_seen;
+    s->last_seen = {};
+    if (!mask) return true;
+    const size_t n_words = size_t(mask->n_cells + 63) / 64;
+    const Tensor *keys = s->plan.keys;
+    const void *cache = keys && s->engine->has_data(keys) ? s->engine->get_data(keys) : nullptr;
+    rows.goes_on = rows.goes_on && rows.positions[0] == s->next_position && seen.bits;
+    for (int r = 0; r < rows.n; ++r) {
+        Buffered &memory = s->cells_memory[seen.bits == s->cells_memory[0].data ? 1 : 0];
+        SeenCells next = {static_cast<uint64_t *>(memory.get(n_words * sizeof(uint64_t))), int32_t(n_words), 0, cache};
+        if (!next.bits) return false;
+        const void *row = mask->values + size_t(r) * mask->stride;
+        if (mask->size == 4)
+            find_seen(static_cast<const uint32_t *>(row), mask->n_cells, &next);
+        else
+            find_seen(static_cast<const uint16_t *>(row), mask->n_cells, &next);
+        const bool follows = seen.bits && comes_next(seen, next);
+        if (r == 0) rows.goes_on = rows.goes_on && follows;
+        if (r > 0 && !follows) return false;
+        seen = next;
+    }
+    s->last_seen = seen;
+    return true;
 }
 
 void copy_list(const Engine &engine, const Tensor *list, int32_t *out, int n) {
@@ -109,8 +174,13 @@ bool read_rows(Session *s) {
     for (int i = 0; outputs && i < rows.n_outputs; ++i) {
         if (kept[i] < 0 || kept[i] >= rows.n) rows.n_outputs = 0;
     }
-    read_mask(s);
-    return true;
+    Mask mask;
+    const bool masked = take_mask(s, &mask);
+    for (int r = 0; r < rows.n; ++r) rows.sees_prefix[r] = false;
+    if (masked && wants_cells(plan)) find_prefixes(s, mask);
+    if (follow_sequence(s, masked ? &mask : nullptr)) return true;
+    add(&counts.several_sequences);
+    return false;
 }
 
 }  // namespace bitnet::shim

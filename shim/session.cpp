@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "shim/environment.h"
+#include "shim/logits_check.h"
 #include "shim/report.h"
 #include "shim/rows.h"
 
@@ -59,6 +60,7 @@ void free_session(Session *s) {
     plan_free(&s->plan);
     free(s->row_memory.data);
     free(s->expected.data);
+    for (Buffered &buffer : s->cells_memory) free(buffer.data);
     for (Buffered &buffer : s->scratch) free(buffer.data);
     free(s);
 }
@@ -96,8 +98,10 @@ void find_library_folder() {
     }
     for (int i = 0; i < 2; ++i) {
         char *slash = strrchr(path, '/');
-        if (slash) *slash = 0;
-        else path[0] = 0;
+        if (slash)
+            *slash = 0;
+        else
+            path[0] = 0;
     }
 }
 
@@ -272,11 +276,12 @@ int compute_with_callback(Session *s, Graph *graph, int (*real)(Scheduler *, Gra
 
 void begin_step(Session *s) {
     const StepRows &rows = s->rows;
-    if (!trace_host_run_open(s->host) || rows.positions[0] < s->next_position) {
+    if (!trace_host_run_open(s->host) || !rows.goes_on) {
         if (trace_host_run_open(s->host)) add(&counts.runs);
         TraceRun run = {};
         describe_run(s, &run);
         trace_host_begin_run(s->host, &run);
+        ++s->n_runs;
     }
     trace_host_begin_step(s->host, rows.positions[0], rows.tokens, uint64_t(rows.n));
     s->next_position = rows.positions[rows.n - 1] + 1;
@@ -306,6 +311,7 @@ int trace_graph(Session *s, Graph *graph, int (*real)(Scheduler *, Graph *)) {
     const int status = s->plan.use_callback ? compute_with_callback(s, graph, real) : compute_retaining(s, graph, real);
     trace_host_stats(s->host, &after);
     if (status == 0) show_cache(s);
+    if (status == 0) note_logits(s);
     trace_host_end_step(s->host, status == 0 ? BITNET_OK : BITNET_E_USER);
     add(&counts.steps);
     add(&counts.events, after.n_events - before.n_events);

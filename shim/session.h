@@ -24,6 +24,14 @@ struct StepRows {
     int32_t *outputs;    // NULL: all rows are kept to the end
     bool *sees_prefix;   // attention sees cached positions 0 to its own, in this order; NULL: nobody asks
     int32_t n, n_outputs;
+    bool goes_on;  // the first row is of the sequence, and next to the position, that the step before ended with
+};
+
+// Which cached positions a row sees: by it the sequence is known that it belongs to.
+struct SeenCells {
+    uint64_t *bits;
+    int32_t n_words, n_seen;
+    const void *cache;  // of the sequence, where each has its own
 };
 
 struct Session {
@@ -43,7 +51,9 @@ struct Session {
     bool application_asked;  // for the node that was asked about last
 
     int32_t next_position;  // in the open run
-    Buffered row_memory, expected, scratch[kScratches];
+    uint32_t n_runs;        // begun so far
+    SeenCells last_seen;    // by the last row of the step before; no bits: unknown
+    Buffered row_memory, expected, cells_memory[2], scratch[kScratches];
 };
 
 // Names where the model came from, once per run.

@@ -19,7 +19,7 @@ inline constexpr EnvironmentVariable environment_variables[] = {
     {"BITNET_TRACE_SELECT", "what is traced, as --select of bitnet trace"},
     {"BITNET_TRACE_DIR", "folder for traces: bitnet run writes one there unless BITNET_TRACE_PLUGIN is set"},
     {"BITNET_PLUGIN_PATH", "folders in which plugins are looked for first, with ':' between them"},
-    {"BITNET_SHIM_MODE, _PROGRAMS, _NO_FLASH, _INPUTS, _MEMORY_MB, _HASH_MODEL",
+    {"BITNET_SHIM_MODE, _PROGRAMS, _NO_FLASH, _INPUTS, _MEMORY_MB, _HASH_MODEL, _PATCH_STATIC",
      "for programs traced with bitnet trace -- (shim/SHIM.md)"},
     {"BITNET_TRACE_VERBOSE", "1: each step of loading plugins on stderr"},
     {"NO_COLOR", "when set, no colour on a terminal either"},

@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -44,6 +45,27 @@ std::vector<ProcessStatus> read_statuses(const std::string &folder) {
     return statuses;
 }
 
+std::vector<LogitsRow> read_logits(const std::string &folder) {
+    std::vector<LogitsRow> rows;
+    for (const auto &entry : std::filesystem::directory_iterator(folder)) {
+        if (entry.path().extension() != ".logits") continue;
+        std::ifstream file(entry.path());
+        for (LogitsRow row; file >> row.run >> row.position >> row.hash;) rows.push_back(row);
+    }
+    std::sort(rows.begin(), rows.end());
+    return rows;
+}
+
+std::string difference(const std::vector<LogitsRow> &alone, const std::vector<LogitsRow> &traced) {
+    const auto [a, b] = std::mismatch(alone.begin(), alone.end(), traced.begin(), traced.end());
+    if (a == alone.end() && b == traced.end()) return "";
+    if (alone.size() != traced.size())
+        return text_of("%zu rows of logits when they are read alone, %zu with all that was traced", alone.size(),
+                       traced.size());
+    return text_of("logits at position %llu have other bits when all is traced than when they are read alone",
+                   static_cast<unsigned long long>(a->position));
+}
+
 std::string summary_of(const ProcessStatus &status) {
     const std::string engine = status.text("engine");
     const size_t from = engine.find('|'), to = engine.find('|', from + 1);
@@ -54,6 +76,9 @@ std::string summary_of(const ProcessStatus &status) {
     if (from != std::string::npos) text += ", " + engine.substr(from + 1, to - from - 1);
     if (status.number("warm_ups") > 0)
         text += text_of("; %s warm-ups left out", with_commas(status.number("warm_ups")).c_str());
+    if (status.number("several_sequences") > 0)
+        text += text_of("; %s batches of several sequences, or of positions with gaps, left out",
+                        with_commas(status.number("several_sequences")).c_str());
     return text;
 }
 
@@ -75,7 +100,7 @@ std::string resolved(const std::string &program) {
 }
 
 // A property of the file that keeps the loader from preloading; "" when it has none.
-std::string why_not_preloaded(const std::string &program) {
+std::string why_not_preloaded(const std::string &program, bool patch_static) {
     const std::string path = resolved(program);
     struct stat found;
     std::ifstream file(path, std::ios::binary);
@@ -91,22 +116,29 @@ std::string why_not_preloaded(const std::string &program) {
         if (!file.read(reinterpret_cast<char *>(&segment), sizeof segment)) break;
         if (segment.p_type == PT_INTERP) return "";
     }
-    return path + " is statically linked: nothing can be preloaded";
+    return path + " is statically linked: nothing can be preloaded" +
+           (patch_static ? ", so that its calls cannot be patched either (link it with bitnet_shim_linked.o)" : "");
 }
 
-std::string why_not(const ProcessStatus &status, bool deep) {
+std::string why_no_call(const ProcessStatus &status, HowReached how) {
+    const std::string patched = status.text("static_program");
+    if (status.libraries.empty()) {
+        if (how.patch_static && !patched.empty()) return "no libllama or libggml was loaded, and " + patched;
+        return "no libllama or libggml was loaded; a program that they are linked into needs --patch-static";
+    }
+    return status.libraries.front() + " was loaded, but none of its calls arrived: " +
+           (how.deep ? "its copy of ggml is linked into it"
+                     : "it was opened with RTLD_DEEPBIND (try --deep), or its copy of ggml is linked into it");
+}
+
+std::string why_not(const ProcessStatus &status, HowReached how) {
     const std::string who = text_of("%s (pid %s): ", status.text("program").c_str(), status.text("pid").c_str());
     const std::string engine = status.text("engine");
     const std::string why = engine.substr(engine.rfind('|') + 1);
     if (status.number("armed") == 0) return who + "BITNET_SHIM_PROGRAMS or the lack of a plugin leaves it out";
     if (status.number("failures") > 0) return who + status.text("last_failure");
     if (!engine.empty() && !why.empty()) return who + engine.substr(0, engine.find('|')) + ": " + why;
-    if (status.number("graphs") == 0) {
-        if (status.libraries.empty()) return who + "no libllama or libggml was loaded";
-        return who + status.libraries.front() + " was loaded, but none of its calls arrived: " +
-               (deep ? "its copy of ggml is linked into it"
-                     : "it was opened with RTLD_DEEPBIND (try --deep), or its copy of ggml is linked into it");
-    }
+    if (status.number("graphs") == 0) return who + why_no_call(status, how);
     if (status.number("llama_graphs") == 0)
         return who + text_of("%s graphs, none of a language model", with_commas(status.number("graphs")).c_str());
     if (status.number("steps") > 0)
@@ -121,9 +153,9 @@ std::string why_not(const ProcessStatus &status, bool deep) {
 
 }  // namespace
 
-std::string why_nothing(const std::vector<ProcessStatus> &statuses, const std::string &program, bool deep) {
+std::string why_nothing(const std::vector<ProcessStatus> &statuses, const std::string &program, HowReached how) {
     if (statuses.empty()) {
-        const std::string file = why_not_preloaded(program);
+        const std::string file = why_not_preloaded(program, how.patch_static);
         if (!file.empty()) return file;
         return program + ": no process reported: it ended without its exit handlers before it met llama.cpp";
     }
@@ -134,7 +166,7 @@ std::string why_nothing(const std::vector<ProcessStatus> &statuses, const std::s
     for (const ProcessStatus &status : statuses) {
         if (rank(status) > rank(*best)) best = &status;
     }
-    return why_not(*best, deep);
+    return why_not(*best, how);
 }
 
 std::string advice_of(const ProcessStatus &status, bool wants_softmax) {

@@ -166,8 +166,11 @@ void add_trace_command(CLI::App &app, int &exit_code) {
     options->context.add_to(*command);
     command->add_flag("--no-flash", program->no_flash, "Of a program: ask it to compute attention step by step");
     command->add_flag("--deep", program->deep, "Of a program: reach libraries opened with RTLD_DEEPBIND");
+    command->add_flag("--patch-static", program->patch_static,
+                      "Of a program that ggml is linked into, not stripped: change its calls in memory");
     command->add_flag("--self-check", program->self_check,
-                      "Of a program: run it without and with the interposer, compare output and exit status");
+                      "Of a program: run it without the interposer and twice with it, compare output, exit status and "
+                      "logits");
     command->callback([options, program, command, &exit_code] {
         const std::vector<std::string> rest = command->remaining();
         exit_code = rest.empty() ? trace(*options) : trace_other(*options, *program, rest);

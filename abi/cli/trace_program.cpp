@@ -94,6 +94,13 @@ private:
     std::vector<std::string> entries_;
 };
 
+void preload(Environment &environment, const TraceProgramOptions &options) {
+    if (options.deep) environment.append("LD_AUDIT", beside_library("libbitnet_audit.so"));
+    if (options.patch_static) environment.set("BITNET_SHIM_PATCH_STATIC", "1");
+    if (options.no_flash) environment.set("BITNET_SHIM_NO_FLASH", "1");
+    environment.append("LD_PRELOAD", beside_library("libbitnet_shim.so"));
+}
+
 Environment traced_environment(const TraceProgramOptions &options, const std::string &output,
                                const std::string &status_folder) {
     Environment environment;
@@ -101,10 +108,8 @@ Environment traced_environment(const TraceProgramOptions &options, const std::st
     if (!output.empty()) plugins.insert(plugins.begin(), "jsonl:path=" + protected_path(output));
     if (!plugins.empty()) environment.set("BITNET_TRACE_PLUGIN", joined(plugins, ";"));
     if (options.select) environment.set("BITNET_TRACE_SELECT", *options.select);
-    if (options.no_flash) environment.set("BITNET_SHIM_NO_FLASH", "1");
     environment.set("BITNET_SHIM_STATUS", status_folder);
-    if (options.deep) environment.append("LD_AUDIT", beside_library("libbitnet_audit.so"));
-    environment.append("LD_PRELOAD", beside_library("libbitnet_shim.so"));
+    preload(environment, options);
     return environment;
 }
 
@@ -188,7 +193,7 @@ bool report(const TraceProgramOptions &options, const std::string &output, const
     }
     if (n_traced == 0)
         std::fprintf(stderr, "trace: nothing was traced: %s\n",
-                     why_nothing(statuses, options.command.front(), options.deep).c_str());
+                     why_nothing(statuses, options.command.front(), {options.deep, options.patch_static}).c_str());
     if (n_traced > 1 && !output.empty() && output.find("%p") == std::string::npos)
         std::fprintf(stderr,
                      "trace: %zu processes wrote to one file, the last one's is left: -o trace-%%p.jsonl keeps all\n",
@@ -244,38 +249,85 @@ private:
 Environment plain_environment(const TraceProgramOptions &options) {
     Environment environment;
     if (!options.no_flash) return environment;
-    environment.set("BITNET_SHIM_NO_FLASH", "1");
     environment.set("BITNET_TRACE_PLUGIN", "");
-    environment.append("LD_PRELOAD", beside_library("libbitnet_shim.so"));
+    preload(environment, options);
     return environment;
 }
 
+// As little as shows logits: they alone are read, after the graph has run whole. They are its result, which nothing
+// recycles, so that the program computes as without the interposer.
+Environment least_environment(const TraceProgramOptions &options, const std::string &status_folder) {
+    Environment environment;
+    for (const auto &[name, value] : {std::pair("BITNET_TRACE_PLUGIN", "null"),
+                                      {"BITNET_TRACE_SELECT", "logits"},
+                                      {"BITNET_SHIM_INPUTS", "0"},
+                                      {"BITNET_SHIM_MODE", "retain"}})
+        environment.set(name, value);
+    environment.set("BITNET_SHIM_STATUS", status_folder);
+    environment.set("BITNET_SHIM_CHECK_LOGITS", "1");
+    preload(environment, options);
+    return environment;
+}
+
+struct Outcome {
+    int status;
+    std::string text;
+};
+
+Outcome run_captured(const TraceProgramOptions &options, const Input &input, Environment environment) {
+    const Captured output;
+    const int status = run(options.command, std::move(environment), input.again(), output.descriptor());
+    return {status, output.text()};
+}
+
+// How two runs differ; "" when they do not.
+std::string difference(const Outcome &expected, const Outcome &found) {
+    if (expected.status != found.status)
+        return text_of("exit status %d without and %d with", expected.status, found.status);
+    const std::string &a = expected.text, &b = found.text;
+    if (a == b) return "";
+    const auto at = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+    return text_of("output differs from byte %td on (%zu bytes without, %zu with)", at, a.size(), b.size());
+}
+
+int conclude(int code, const std::string &verdict) {
+    std::fprintf(stderr, "trace: self-check %s\n", verdict.c_str());
+    return code;
+}
+
+// Three runs: without the interposer; with it, reading logits alone; as asked. Output and exit status are those of all
+// three; logits, which nobody sees without the interposer, those of the latter two.
 int self_check(const TraceProgramOptions &options, const std::string &output) {
     const Input input;
-    const Captured plain, traced;
-    const StatusFolder folder;
-    const int plain_status = run(options.command, plain_environment(options), input.again(), plain.descriptor());
-    const int traced_status =
-        run(options.command, traced_environment(options, output, folder.path()), input.again(), traced.descriptor());
-    const std::string expected = plain.text(), found = traced.text();
-    write_stdout(found);
+    const StatusFolder least_folder, folder;
+    const Outcome plain = run_captured(options, input, plain_environment(options));
+    const Outcome least = run_captured(options, input, least_environment(options, least_folder.path()));
+    Environment environment = traced_environment(options, output, folder.path());
+    environment.set("BITNET_SHIM_CHECK_LOGITS", "1");
+    const Outcome traced = run_captured(options, input, std::move(environment));
+    write_stdout(traced.text);
     flush_stdout();
     const bool something = report(options, output, folder.path());
-    if (plain_status != traced_status) {
-        std::fprintf(stderr, "trace: self-check: exit status %d without and %d with the interposer\n", plain_status,
-                     traced_status);
-        return exit_divergence;
+    const std::string of_least = difference(plain, least), of_traced = difference(plain, traced);
+    if (!of_least.empty() || !of_traced.empty()) {
+        if (!difference(plain, run_captured(options, input, plain_environment(options))).empty())
+            return conclude(exit_error,
+                            "says nothing: the program does not repeat itself without the interposer either "
+                            "(sampling needs a fixed seed, and output no times)");
+        return conclude(exit_divergence,
+                        "failed: " + (of_traced.empty() ? of_least + ", reading logits alone" : of_traced));
     }
-    if (expected != found) {
-        const size_t at = static_cast<size_t>(
-            std::mismatch(expected.begin(), expected.end(), found.begin(), found.end()).first - expected.begin());
-        std::fprintf(stderr, "trace: self-check: output differs from byte %zu on (%zu bytes without, %zu with)\n", at,
-                     expected.size(), found.size());
-        return exit_divergence;
-    }
-    std::fprintf(stderr, "trace: self-check: the same %s bytes of output and exit status %d without and with\n",
-                 with_commas(expected.size()).c_str(), plain_status);
-    return something ? exit_good : exit_error;
+    const std::vector<LogitsRow> expected = read_logits(least_folder.path()), found = read_logits(folder.path());
+    if (const std::string text = difference(expected, found); !text.empty())
+        return conclude(exit_divergence, "failed: " + text);
+    const std::string same = text_of("the same %s bytes of output and exit status %d without and with the interposer",
+                                     with_commas(plain.text.size()).c_str(), plain.status);
+    if (!something) return conclude(exit_error, "says nothing: " + same + ", but nothing was traced");
+    return conclude(exit_good, "passed: " + same +
+                                   (expected.empty() ? "; no logits were seen"
+                                                     : text_of("; the same bits in %s rows of logits, read "
+                                                               "alone and with all that was traced",
+                                                               with_commas(expected.size()).c_str())));
 }
 
 }  // namespace

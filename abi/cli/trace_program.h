@@ -13,8 +13,9 @@ struct TraceProgramOptions {
     std::optional<std::string> select;
     std::vector<std::string> plugins;
     bool no_flash = false;
-    bool deep = false;        // reach libraries opened with RTLD_DEEPBIND
-    bool self_check = false;  // run without and with, compare
+    bool deep = false;          // reach libraries opened with RTLD_DEEPBIND
+    bool patch_static = false;  // lead the calls of a program that ggml is linked into
+    bool self_check = false;    // run without and with, compare
 };
 
 // Returns the program's own exit status (128 + n when signal n ended it), or what the check found. Throws CommandError.

@@ -139,6 +139,7 @@ INSTANTIATE_TEST_SUITE_P(
         "norm=weighted_twice", "norm=centred,acc=int16", "i2s=block32,scale_type=f16",
         "i2s=sequential,i2s_bits=low_first,scale_type=bf16", "i2s=block64", "i2s_map=+0-", "i2s_map=0+-,quant=none",
         "kv_swap=attention", "kv_swap=weights", "kv_heads=interleaved", "attn_scale=none", "attn_scale=full",
+        "kv=f16,attn_q=f16,attn_p=f16", "kv=f16,attn_q=f16,attn_sum=f16", "quant=f16,attn_sum=f16,kv_swap=attention",
         "activation@1=silu,kv@0=f16,i2s@2=block64,rope_offset@1-2=1,sub_norms@0=off,quant@2=none,eps@0=1e-2"),
     [](const auto &test) { return "Case" + std::to_string(test.index); });
 
@@ -175,6 +176,9 @@ TEST(AlternativeLayer, OneLayerAlone) {
                  {"kv_swap@1=weights", BITNET_STAGE_K_PROJ | BITNET_STAGE_ACC},
                  {"attn_scale@1=full", BITNET_STAGE_ATTN_SCORES},
                  {"attn_scale@1=none", BITNET_STAGE_ATTN_SCORES},
+                 {"attn_p@1=f16", BITNET_STAGE_ATTN_CONTEXT},
+                 {"attn_sum@1=f16", BITNET_STAGE_ATTN_CONTEXT},
+                 {"quant@1=f16", BITNET_STAGE_Q_PROJ},
                  {"scale@1=divide", BITNET_STAGE_Q_PROJ},
                  {"scale_type@1=bf16", BITNET_STAGE_Q_PROJ},
                  {"scale_type@1=f16", BITNET_STAGE_Q_PROJ},
@@ -241,6 +245,50 @@ TEST_F(Requests, LinearsTakeIntegersToo) {
     const RecordedRows codes_alone[] = {codes.view};
     EXPECT_EQ(output(replay_, {BITNET_STAGE_FFN_UP | BITNET_STAGE_ACC, 1, codes_alone, nullptr}),
               recorded(1, BITNET_STAGE_FFN_UP | BITNET_STAGE_ACC));
+}
+
+// Probabilities in place of what they were made from, under every semantics that sums with them.
+TEST(ReplayAttention, SumsOverGivenProbabilities) {
+    for (const char *overrides : {"", "kv=f16,attn_q=f16,attn_p=f16", "kv_heads=interleaved", "kv_swap=attention"}) {
+        const auto model = load(overrides);
+        const Record record = record_of(model, scalar::kernels);
+        const Replay replay(model, scalar::kernels, model->semantics);
+        const bool swapped = model->semantics.kv_swap == KvSwap::attention;
+        const int summed = swapped ? BITNET_STAGE_K_ROPE : BITNET_STAGE_V_PROJ;
+        const Rows values(summed, record.at({1, summed}));
+        for (int32_t position = 0; position < n_tokens; ++position) {
+            const Rows probabilities(BITNET_STAGE_ATTN_SCORES_SOFTMAX,
+                                     {record.at({1, BITNET_STAGE_ATTN_SCORES_SOFTMAX})[size_t(position)]});
+            const RecordedRows inputs[] = {values.view, probabilities.view};
+            EXPECT_EQ(output(replay, {BITNET_STAGE_ATTN_CONTEXT, 1, inputs, &position}),
+                      record.at({1, BITNET_STAGE_ATTN_CONTEXT})[size_t(position)])
+                << overrides << " at " << position;
+        }
+    }
+}
+
+TEST_F(Requests, ProbabilitiesOfOnePosition) {
+    const std::vector<Bytes> &all = record_.at({1, BITNET_STAGE_ATTN_SCORES_SOFTMAX});
+    const Rows fifth(BITNET_STAGE_ATTN_SCORES_SOFTMAX, {all[4]}), v = rows(1, BITNET_STAGE_V_PROJ),
+                                                                  k = rows(1, BITNET_STAGE_K_ROPE);
+    const int32_t four = 4, five = 5;
+    const RecordedRows good[] = {fifth.view, v.view}, alone[] = {fifth.view}, more[] = {fifth.view, v.view, k.view};
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_CONTEXT, 1, good, &four}), "accepted");
+    const size_t width = fifth.view.row_elements;
+    EXPECT_EQ(
+        error_of({BITNET_STAGE_ATTN_CONTEXT, 1, good, &five}),
+        format_text("attn_context of layer 1: rows of %zu elements of attn_scores_softmax: expected %zu at position 5",
+                    width, width / 5 * 6));
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_CONTEXT, 1, alone, &four}),
+              "attn_context of layer 1: its input v_proj is missing");
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_CONTEXT, 1, more, &four}),
+              "attn_context of layer 1: k_rope was given, which it is not computed from");
+    EXPECT_EQ(error_of({BITNET_STAGE_ATTN_SCORES, 1, good, &four}),
+              "attn_scores of layer 1: its input q_rope is missing");
+    const auto one_pass = load("attn_sum=f16");
+    EXPECT_THROW(
+        Replay(one_pass, scalar::kernels, one_pass->semantics).size_of({BITNET_STAGE_ATTN_CONTEXT, 1, good, &four}),
+        Error);
 }
 
 TEST_F(Requests, SomeRowsAtTheirPositions) {

@@ -81,6 +81,8 @@ TEST(Semantics, EveryImitationIsReadAndWritten) {
         {"kv_swap", {"off", "attention", "weights"}, [](const Semantics &s) { return int(s.kv_swap); }},
         {"kv_heads", {"grouped", "interleaved"}, [](const Semantics &s) { return int(s.kv_heads); }},
         {"attn_scale", {"root", "none", "full"}, [](const Semantics &s) { return int(s.attention_scale); }},
+        {"attn_p", {"f32", "f16"}, [](const Semantics &s) { return int(s.attn_p); }},
+        {"attn_sum", {"f32", "f16"}, [](const Semantics &s) { return int(s.attention_sum); }},
         {"stage_type", {"f32", "bf16"}, [](const Semantics &s) { return int(s.stage_type); }},
     };
     const std::string reference = to_text(Semantics());
@@ -97,10 +99,10 @@ TEST(Semantics, EveryImitationIsReadAndWritten) {
             error_of(std::string(c.key) + "=x").find(std::string("semantics: ") + c.key + " 'x': expected one of "),
             std::string::npos);
     }
-    const char *const quantisers[] = {"row_int8",    "none",          "dequantised",
-                                      "tensor_int8", "block256_int8", "block32_int8"};
+    const char *const quantisers[] = {"row_int8",      "none",         "dequantised", "tensor_int8",
+                                      "block256_int8", "block32_int8", "f16"};
     const char *const orders[] = {"block128", "block64", "block32", "sequential"};
-    for (int i = 0; i < 6; ++i) EXPECT_EQ(int(with(std::string("quant=") + quantisers[i]).activation_quant), i);
+    for (int i = 0; i < 7; ++i) EXPECT_EQ(int(with(std::string("quant=") + quantisers[i]).activation_quant), i);
     for (int i = 0; i < 4; ++i) EXPECT_EQ(int(with(std::string("i2s=") + orders[i]).code_order), i);
 }
 
@@ -198,7 +200,8 @@ TEST(Semantics, Errors) {
               "semantics: unknown key 'norm\\x0a': expected one of profile, activation, eps, rope, rope_angle, theta, "
               "rope_offset, attn_sub_norm, ffn_sub_norm, sub_norms, quant, scale, i2s, kv, attn_q, head_input, "
               "head_tied, norm, "
-              "round, acc, scale_type, i2s_bits, i2s_map, kv_swap, kv_heads, attn_scale, stage_type");
+              "round, acc, scale_type, i2s_bits, i2s_map, kv_swap, kv_heads, attn_scale, attn_p, attn_sum, "
+              "stage_type");
 }
 
 }  // namespace

@@ -151,6 +151,10 @@ def bf16(x):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
+def f16(x):
+    return np.asarray(x, np.float32).astype(np.float16).astype(np.float64)
+
+
 def quantised(x, block=None, rounding=np.rint):
     """Codes and their scales, both [n, width], by the float32 rule, for blocks of `block` elements of a row."""
     x = np.asarray(x, np.float32)
@@ -168,6 +172,8 @@ def linear_by(semantics, x, w, scale):
     if semantics == "quant=tensor_int8":
         codes, s = quantised(np.asarray(x).reshape(1, -1))
         return (codes / s).reshape(x.shape) @ w.T * scale
+    if semantics == "quant=f16":
+        return f16(x) @ w.T * scale
     if semantics == "round=truncate":
         codes, s = quantised(x, rounding=np.trunc)
         return codes / s @ w.T * scale
@@ -181,7 +187,7 @@ def linear_by(semantics, x, w, scale):
     return codes / s @ w.T * np.float64(of_type[semantics])
 
 
-@pytest.mark.parametrize("semantics", ["quant=block32_int8", "quant=block256_int8", "quant=tensor_int8",
+@pytest.mark.parametrize("semantics", ["quant=block32_int8", "quant=block256_int8", "quant=tensor_int8", "quant=f16",
                                        "quant=dequantised", "round=truncate", "scale_type=f16", "scale_type=bf16",
                                        "scale=none", "i2s_map=+0-", "i2s_map=0+-", "i2s_map=-+0"])
 @pytest.mark.parametrize("stage", LINEAR_TENSORS)
@@ -214,6 +220,53 @@ def test_attention_alternatives(library, model, oracle, bitnetcpp, semantics):
     out = Replay(library, model, semantics).run(0, "attn_context", inputs).reshape(8, -1)
     verdict = compare_rel_l2(semantics, expected, out, REL_L2_MAX["attention"])
     assert verdict.ok, verdict.text
+
+
+def attention_parts(oracle, bitnetcpp, layer):
+    """F16 queries, keys and values as [position, head, dim], and the scores of each query in float32."""
+    q, k, v = (f16(bitnetcpp[layer, name]).reshape(8, -1, oracle.head_dim) for name in ("q_rope", "k_rope", "v_proj"))
+    shared = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, shared, axis=1), np.repeat(v, shared, axis=1)
+    return (np.einsum("qhd,khd->qhk", q, k) * oracle.head_dim**-0.5).astype(np.float32), v
+
+
+def test_f16_probabilities(library, model, oracle, bitnetcpp):
+    scores, v = attention_parts(oracle, bitnetcpp, 1)
+    expected = np.zeros((8, scores.shape[1], oracle.head_dim))
+    for position in range(8):
+        seen = scores[position, :, : position + 1].astype(np.float64)
+        weights = np.exp(seen - seen.max(axis=1, keepdims=True))
+        weights = f16(weights / weights.sum(axis=1, keepdims=True))
+        expected[position] = np.einsum("hk,khd->hd", weights, v[: position + 1])
+    inputs = {name: bitnetcpp[1, name] for name in ("q_rope", "k_rope", "v_proj")}
+    out = Replay(library, model, "kv=f16,attn_q=f16,attn_p=f16").run(1, "attn_context", inputs).reshape(8, -1)
+    verdict = compare_rel_l2("attn_p=f16", expected.reshape(8, -1), out, REL_L2_MAX["attention"])
+    assert verdict.ok, verdict.text
+    plain = Replay(library, model, "kv=f16,attn_q=f16").run(1, "attn_context", inputs).reshape(8, -1)
+    assert not compare_rel_l2("attn_p=f16", expected.reshape(8, -1), plain, 10 * REL_L2_MAX["attention"]).ok
+
+
+def test_attention_in_one_pass_with_f16_sums(library, model, oracle, bitnetcpp):
+    scores, v = attention_parts(oracle, bitnetcpp, 1)
+    expected = np.zeros((8, scores.shape[1], oracle.head_dim))
+    for position, head in np.ndindex(expected.shape[:2]):
+        sums, largest, total = np.zeros(oracle.head_dim, np.float16), -np.inf, 0.0
+        for cell in range(position + 1):
+            score = float(scores[position, head, cell])
+            new = max(largest, score)
+            kept, weight = np.exp(largest - new), np.exp(score - new)
+            sums = (sums.astype(np.float64) * kept).astype(np.float16)
+            sums = (sums.astype(np.float64) + v[cell, head] * np.float32(weight)).astype(np.float16)
+            largest, total = new, total * kept + weight
+        expected[position, head] = sums.astype(np.float64) / total
+    inputs = {name: bitnetcpp[1, name] for name in ("q_rope", "k_rope", "v_proj")}
+    out = Replay(library, model, "kv=f16,attn_q=f16,attn_sum=f16").run(1, "attn_context", inputs).reshape(8, -1)
+    # A few sums are next to a tie, where exp decides; the rest are the same.
+    verdict = compare_rel_l2("attn_sum=f16", expected.reshape(8, -1), out, 1e-4)
+    assert verdict.ok, verdict.text
+    assert np.mean(np.abs(expected.reshape(8, -1) - out) <= 1e-6 * np.abs(out)) > 0.98
+    plain = Replay(library, model, "kv=f16,attn_q=f16").run(1, "attn_context", inputs).reshape(8, -1)
+    assert not compare_rel_l2("attn_sum=f16", expected.reshape(8, -1), plain, 2e-4).ok
 
 
 def test_swapped_weights(library, model, oracle, bitnetcpp):

@@ -1,9 +1,10 @@
 /* mock_addon.c - a program's body: in an addon that is opened at run time, or linked into a program (-DPROGRAM).
  *
  * Words: "prompt" five tokens, "decode" three more, "again" from position 0 once more, "split" the prompt in two
- * batches, "all" logits of every token, "gaps" positions with holes, "warmup" announced, "oldwarmup" not announced,
- * "watch" a callback of its own, "inplace" additions, "threads" four models at once, "fork", "exec" once more in
- * another process, "_exit", "abort".
+ * batches, "all" logits of every token, "gaps" positions with holes, "turns" two sequences in turn, "mixed" two
+ * sequences in one batch at positions that follow each other, "warmup" announced, "oldwarmup" not announced,
+ * "lookalike" a number whose bytes look like a call of the engine, "watch" a callback of its own, "inplace" additions,
+ * "threads" four models at once, "fork", "exec" once more in another process, "_exit", "abort".
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -31,7 +32,7 @@ struct output {
 
 static void decode(struct mock_llama *m, int32_t first, int from, int n, int n_outputs, struct output *out) {
     int32_t tokens[16], positions[16];
-    struct mock_batch b = {n, n_outputs, tokens, positions};
+    struct mock_batch b = {n, n_outputs, tokens, positions, NULL};
     uint64_t hash = 0xcbf29ce484222325u;
     size_t i;
     for (i = 0; i < (size_t)n; i++) {
@@ -45,8 +46,31 @@ static void decode(struct mock_llama *m, int32_t first, int from, int n, int n_o
     snprintf(out->text + used, sizeof out->text - used, "%016llx\n", (unsigned long long)hash);
 }
 
+static void decode_of(struct mock_llama *m, int n, const int32_t *tokens, const int32_t *positions,
+                      const int32_t *sequences) {
+    const struct mock_batch b = {n, 1, tokens, positions, sequences};
+    if (mock_llama_decode(m, &b) != 0) exit(3);
+}
+
+/* "turns": sequence 1 stops where sequence 0 goes on, so that by its positions it is one. "mixed": both in one batch.
+ */
+static void take_turns(struct mock_llama *m) {
+    const int32_t first[3] = {4, 7, 10}, second[3] = {13, 16, 19}, counted[5] = {0, 1, 2, 3, 4};
+    const int32_t a[3] = {0, 0, 0}, b[3] = {1, 1, 1}, next[2] = {19, 22}, both[2] = {1, 0};
+    decode_of(m, 3, first, counted, a);
+    decode_of(m, has("turns") ? 3 : 2, second, counted, b);
+    if (has("turns")) {
+        decode_of(m, 1, next, counted + 3, a);
+        decode_of(m, 1, next, counted + 3, b);
+        decode_of(m, 1, next, counted + 4, b);
+    } else {
+        decode_of(m, 2, next, counted + 2, both);
+    }
+}
+
 static void converse(struct mock_llama *m, struct output *out) {
     int i;
+    if (has("turns") || has("mixed")) take_turns(m);
     if (has("split")) {
         decode(m, 4, 0, 3, 1, out);
         decode(m, 13, 3, 2, 1, out);
@@ -55,6 +79,21 @@ static void converse(struct mock_llama *m, struct output *out) {
     }
     for (i = 0; i < 3 && has("decode"); i++) decode(m, 7 + i, 5 + i, 1, 1, out);
 }
+
+/* Where the engine is linked in: a constant in the code with a call's bytes inside, led by its distance to a function.
+ */
+#if defined(STATIC_ENGINE) && defined(__x86_64__)
+static unsigned long long lookalike(void) {
+    unsigned long long number;
+    __asm__(".byte 0x48, 0xb8, 0xe8\n" /* mov rax, the next eight bytes */
+            ".long ggml_backend_sched_alloc_graph - . - 4\n"
+            ".byte 0, 0, 0"
+            : "=a"(number));
+    return number;
+}
+#else
+static unsigned long long lookalike(void) { return 0; }
+#endif
 
 static void *run(void *argument) {
     struct output *out = argument;
@@ -68,7 +107,7 @@ static void *run(void *argument) {
     }
     if (has("oldwarmup")) {
         const int32_t tokens[2] = {1, 2}, positions[2] = {0, 1};
-        const struct mock_batch b = {2, 1, tokens, positions};
+        const struct mock_batch b = {2, 1, tokens, positions, NULL};
         mock_llama_decode(m, &b);
     }
     converse(m, out);
@@ -109,6 +148,7 @@ __attribute__((visibility("default"))) int addon_main(int argc, char **argv) {
         run(&outputs[0]);
     }
     for (i = 0; i < 4; i++) fputs(outputs[i].text, stdout);
+    if (has("lookalike")) printf("lookalike %llx\n", lookalike());
     fflush(stdout);
     if (has("fork")) in_child();
     fflush(stdout);

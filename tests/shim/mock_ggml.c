@@ -400,6 +400,13 @@ static void compute(T *t) {
     }
 }
 
+/* An engine with a fault: the result changes when more than it is kept. */
+static void feel_watched(struct ggml_cgraph *g) {
+    int i, n = 0;
+    for (i = 0; i < g->n; i++) n += (g->nodes[i]->flags & FLAG_OUTPUT) != 0;
+    if (n > 1) *(float *)g->nodes[g->n - 1]->data += 1;
+}
+
 EXPORT int ggml_backend_sched_graph_compute_async(Sched *s, struct ggml_cgraph *g) {
     int i;
     for (i = 0; i < g->n; i++) {
@@ -407,6 +414,7 @@ EXPORT int ggml_backend_sched_graph_compute_async(Sched *s, struct ggml_cgraph *
         compute(g->nodes[i]);
         if (asked && !s->callback(g->nodes[i], 0, s->user)) break;
     }
+    if (getenv("MOCK_SENSITIVE")) feel_watched(g);
     return 0;
 }
 EXPORT int ggml_backend_sched_graph_compute(Sched *s, struct ggml_cgraph *g) {

@@ -7,6 +7,7 @@ struct mock_llama;
 struct mock_batch {
     int n, n_outputs; /* logits of the last n_outputs tokens */
     const int32_t *tokens, *positions;
+    const int32_t *sequences; /* of the rows; NULL: all of sequence 0, each in the cell of its position */
 };
 
 struct mock_llama *mock_llama_new(const char *path, int in_place);

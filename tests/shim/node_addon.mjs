@@ -12,7 +12,7 @@ const model = new addon.AddonModel(modelPath, {useMmap: true, gpuLayers: 0});
 if (!await model.init()) throw new Error("the model cannot be loaded");
 const context = new addon.AddonContext(model, {contextSize: 256, batchSize: 64, sequences: 1, threads: 1});
 if (!await context.init()) throw new Error("no context");
-const tokens = Array.from({length: Number(nPrompt)}, (_, i) => (i * 7919 + 1) % 1000);
+const tokens = Array.from({length: Number(nPrompt)}, (_, i) => (i * 7919 + 1) % 500);
 const sampler = new addon.AddonSampler(model);
 sampler.applyConfig({temperature: 0});
 const chosen = [];

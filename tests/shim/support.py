@@ -11,6 +11,7 @@ MOCK = Path(os.environ["BITNET_TEST_MOCK"])
 LIBRARIES = Path(os.environ["BITNET_TEST_LIBRARIES"])
 PROGRAM = os.environ["BITNET_TEST_PROGRAM"]
 RUNTIME = os.environ.get("BITNET_TEST_RUNTIME", "")
+EMULATOR = os.environ.get("BITNET_TEST_EMULATOR", "").split()  # of another CPU: what it preloads itself is of this one
 SHIM = LIBRARIES / "bitnet" / "libbitnet_shim.so"
 AUDIT = LIBRARIES / "bitnet" / "libbitnet_audit.so"
 TIMEOUT_SECONDS = 120
@@ -33,8 +34,14 @@ def preload(*libraries):
 
 class Run:
     def __init__(self, command, environment, **options):
-        done = subprocess.run([str(part) for part in command], env=clean_environment(environment), capture_output=True,
-                              text=True, timeout=TIMEOUT_SECONDS, **options)
+        command = [str(part) for part in command]
+        if EMULATOR:
+            # Meant for the program's loader, not for the emulator's own.
+            of_loader = {k: v for k, v in environment.items() if k.startswith("LD_")}
+            command = [*EMULATOR, *[part for item in of_loader.items() for part in ("-E", "=".join(item))], *command]
+            environment = {k: v for k, v in environment.items() if k not in of_loader}
+        done = subprocess.run(command, env=clean_environment(environment), capture_output=True, text=True,
+                              timeout=TIMEOUT_SECONDS, **options)
         self.status, self.out, self.err = done.returncode, done.stdout, done.stderr
 
 
@@ -61,8 +68,10 @@ def kinds(records, kind):
 
 
 class ShimTest(unittest.TestCase):
+    WHERE = None  # its files are: the usual place
+
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
+        folder = tempfile.TemporaryDirectory(dir=self.WHERE)
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 

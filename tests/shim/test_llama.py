@@ -16,7 +16,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from support import ALL_STAGES, AUDIT, MOCK, PROGRAM, ShimTest, clean_environment, kinds, read_trace, tensors
+from support import ALL_STAGES, AUDIT, MOCK, PROGRAM, Run, ShimTest, clean_environment, kinds, read_trace, tensors
 
 FOLDER = Path(sys.argv.pop(1))
 DRIVER = MOCK / "bitnet_shim_llama"
@@ -76,17 +76,26 @@ class Evaluation(LlamaTest):
             self.assertEqual(tensors(expected), tensors(records))
 
     def test_a_long_conversation(self):
-        command = self.command(flash=0, ubatch=16, prompt=50, decode=32)
+        command = self.command(flash=0, ubatch=16, prompt=50, decode=32, outputs="all")
         plain = self.plain(*command)
-        run, records = self.traced(*command)
+        run, records = self.traced(*command, BITNET_TRACE_SELECT="**")
         self.assert_same(plain, run)
-        self.assertEqual([r["n"] for r in kinds(records, "step")], [16, 16, 16, 2] + [1] * 32)
+        self.assertEqual([(r["run"], r["n"]) for r in kinds(records, "step")], [(0, n) for n in [16, 16, 16, 2] + [1] * 32])
         found = tensors(records)
-        per_layer = 18  # all default stages of a block
-        self.assertEqual({(k[1], k[2]) for k in found if k[3] == "k_rope"}, {(p, l) for p in range(82) for l in range(3)})
-        self.assertEqual(len([k for k in found if k[2] == 0]), 82 * per_layer)
+        outside = {"embeddings", "final_norm", "logits"}
+        self.assertEqual(set(found), {(0, position, layer, stage) for position in range(82) for stage in ALL_STAGES
+                                      for layer in ([-1] if stage in outside else range(3))})
+        again, other = self.traced(*command, BITNET_TRACE_SELECT="**", BITNET_SHIM_MODE="callback", name="other.jsonl")
+        self.assert_same(plain, again)
+        self.assertEqual(tensors(other), found)
         softmax = [r for r in kinds(records, "tensor") if r["stage"] == "attn_scores_softmax"]
         self.assertTrue(all(r["shape"] == [4, r["seq"] + 1] for r in softmax))
+
+    def test_the_self_check(self):
+        command = self.command(ubatch=4, outputs="all", prompt=11, decode=4)
+        run = Run((PROGRAM, "trace", "--self-check", "-o", self.folder / "checked.jsonl", "--", *command), {})
+        self.assertEqual((run.status, run.out), (0, self.plain(*command).out), run.err)
+        self.assertRegex(run.err, r"self-check passed: .*; the same bits in 15 rows of logits, read alone and with all that")
 
     def test_what_the_run_record_says(self):
         _, records = self.traced(*self.command(flash=0))

@@ -141,6 +141,8 @@ constexpr SemanticsKey kSemanticsKeys[] = {
     {"kv_swap", bit(attention), {"k_proj", "v_proj", "k_proj.acc", "v_proj.acc"}},
     {"kv_heads", bit(attention), {}},
     {"attn_scale", bit(attention), {}},
+    {"attn_p", bit(attention), {}},
+    {"attn_sum", bit(attention), {}},
 };
 
 constexpr int kPositionShift = 20, kLayerShift = 7, kRunShift = 48;

@@ -21,7 +21,9 @@ public:
     std::vector<Alternative> causes_of(const Finding &finding) {
         std::vector<Hypothesis> &known = proven_[class_of(finding.stage)];
         std::vector<Alternative> fits = fitting(known, finding);
+        if (fits.empty()) fits = fitting_in_part(known, finding);
         if (fits.empty()) fits = fitting(hypotheses_for(finding.stage, semantics_), finding, &known);
+        if (fits.empty()) fits = fitting_in_part(hypotheses_for(finding.stage, semantics_), finding, &known);
         if (fits.empty()) fits = fitting(pairs_for(finding.stage, semantics_), finding, &known);
         // What is legal proves no fault; then what comes closest, by powers of ten.
         std::stable_sort(fits.begin(), fits.end(), [](const Alternative &a, const Alternative &b) {
@@ -40,13 +42,71 @@ private:
             const Engine *engine = engine_for(hypothesis.semantics);
             if (!engine) continue;
             const Fit fit = judge(*engine, recording_, {finding.layer, finding.stage}, tolerances_);
-            const bool loosely = fit.compared && fit.distance <= hypothesis.allowed * tolerances_.factor &&
-                                 is_bf16(*recording_.find(finding.layer, finding.stage));
-            if (!fit.compared || (!fit.within && (!loosely || tolerances_.exact))) continue;
+            const auto same = [&](const Alternative &other) { return other.semantics == hypothesis.semantics; };
+            if (!fit.compared || std::any_of(fits.begin(), fits.end(), same)) continue;
+            const Part part = part_of(&hypothesis, fit, finding);
+            if (!fit.within && (part.rows.empty() || std::count(part.rows.begin(), part.rows.end(), false) > 0))
+                continue;
             fits.push_back({hypothesis.semantics, hypothesis.text, hypothesis.legal, fit.distance});
             if (remembered) remembered->push_back(hypothesis);
         }
         return fits;
+    }
+
+    // Rows that some semantics reproduce.
+    struct Part {
+        const Hypothesis *hypothesis;  // NULL: the model's own
+        std::vector<bool> rows;
+        double distance;  // of those
+    };
+
+    // Rows are empty when all are within, or when there is nothing to compare with.
+    Part part_of(const Hypothesis *hypothesis, const Fit &fit, const Finding &finding) const {
+        Part part = {hypothesis, {}, 0};
+        const bool loosely = hypothesis && !tolerances_.exact &&
+                             (!hypothesis->allowed.of_bf16 || is_bf16(*recording_.find(finding.layer, finding.stage)));
+        for (const RowFit &row : fit.rows) {
+            const double more = loosely ? hypothesis->allowed.at(row.position) * tolerances_.factor : 0;
+            part.rows.push_back(row.distance <= std::max(row.allowed, more));
+            if (part.rows.back()) part.distance = std::max(part.distance, row.distance);
+        }
+        return part;
+    }
+
+    // Engines compute rows of a batch in another way than single ones: two legal ways that reproduce all rows between
+    // them, one of which may be the model's own. Said of the rows at which positions, as far as both do not do.
+    std::vector<Alternative> fitting_in_part(const std::vector<Hypothesis> &hypotheses, const Finding &finding,
+                                             std::vector<Hypothesis> *remembered = nullptr) {
+        std::vector<Part> parts = {part_of(nullptr, finding.fit, finding)};
+        const size_t n = parts[0].rows.size();
+        for (const Hypothesis &hypothesis : hypotheses) {
+            const Engine *engine = hypothesis.legal ? engine_for(hypothesis.semantics) : nullptr;
+            if (!engine || n < 2) continue;
+            const Fit fit = judge(*engine, recording_, {finding.layer, finding.stage}, tolerances_);
+            Part part = part_of(&hypothesis, fit, finding);
+            if (fit.compared && part.rows.size() == n) parts.push_back(std::move(part));
+        }
+        for (size_t i = 0; i < parts.size(); ++i)
+            for (size_t j = i + 1; j < parts.size(); ++j) {
+                bool all = true;
+                for (size_t row = 0; row < n; ++row) all &= parts[i].rows[row] || parts[j].rows[row];
+                if (!all || n < 2) continue;
+                if (remembered)
+                    for (const Part *part : {&parts[i], &parts[j]})
+                        if (part->hypothesis) remembered->push_back(*part->hypothesis);
+                return {in_part(parts[i], parts[j], finding.fit)};
+            }
+        return {};
+    }
+
+    static Alternative in_part(const Part &a, const Part &b, const Fit &fit) {
+        std::vector<int32_t> only_b;
+        for (size_t row = 0; row < a.rows.size(); ++row)
+            if (!a.rows[row]) only_b.push_back(fit.rows[row].position);
+        const std::string positions = text_of("%zu rows from position %d on", only_b.size(), only_b.front());
+        const std::string others = a.hypothesis ? ", and for the rest: " + a.hypothesis->text : "";
+        return {(a.hypothesis ? a.hypothesis->semantics + "|" : "|") + b.hypothesis->semantics,
+                b.hypothesis->text + " for " + positions + others, true, std::max(a.distance, b.distance)};
     }
 
     const Engine *engine_for(const std::string &semantics) {

@@ -1,6 +1,7 @@
 #include "abi/cli/explain/hypotheses.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace bitnet::explain {
 
@@ -31,16 +32,31 @@ struct Known {
 
 // bf16 engines round in places of their own: a few elements are one unit in the last place (2^-8) off.
 constexpr double bf16_max = 8e-3;
+// Sums in F16: a score that is off in its last bit makes a few of them one unit in the last place (2^-11) off. What
+// such sums do themselves is 10 times as much; and that is how far two orders of adding are apart.
+constexpr double f16_sums_by_root = 2e-5, f16_parts_by_root = 5e-4;
+constexpr int32_t parts_from_position =
+    256;  // ggml shares the cache among threads from 512 cells on, made 256 at a time
+
+constexpr const char *one_pass_text = "F16 KV cache and queries, one pass with F16 sums (flash attention)";
+constexpr const char *in_parts_text =
+    "F16 KV cache and queries, F16 sums in parts (flash attention of several threads)";
 
 constexpr Known known_hypotheses[] = {
     // Legal: what TRACE comparisons call classes.
     {attention, "kv=f16", "F16 KV cache", true},
     {attention, "kv=f16,attn_q=f16", "F16 KV cache and queries", true},
     {attention, "attn_q=f16", "F16 queries", true},
+    {attention, "kv=f16,attn_q=f16,attn_p=f16", "F16 KV cache, queries and probabilities", true},
+    {attention, "kv=f16,attn_p=f16", "F16 KV cache and probabilities", true},
+    {attention, "kv=f16,attn_q=f16,attn_sum=f16", one_pass_text, true},
+    {attention, "kv=f16,attn_q=f16,attn_sum=f16", in_parts_text, true},
     {rope, "rope_angle=steps_f32", "RoPE angle by repeated f32 products", true},
     {head, "head_input=f16", "F16 input of the head", true},
     {linear | codes | scale, "quant=block256_int8", "activation scales for each 256 elements (Q8_K)", true},
     {linear, "quant=dequantised", "activations dequantised, f32 products", true},
+    {linear, "quant=f16", "F16 activations, not quantised (F16 weights)", true},
+    {linear, "quant=f16,scale_type=f16", "F16 activations, not quantised, weight scale in F16 (F16 weights)", true},
     {codes, "round=away", "activation codes rounded half away from zero", true},
     {linear, "round=away", "activation codes rounded half away from zero", true},
     {floats, "stage_type=bf16", "bf16 tensors", true},
@@ -133,14 +149,30 @@ bool is_models_own(const std::string &semantics, const std::string &model) {
     return true;
 }
 
+Allowance allowance_of(const Known &item) {
+    const std::string semantics = item.semantics;
+    Allowance allowed;
+    if (item.legal && semantics.find("bf16") != std::string::npos) {
+        allowed.any = bf16_max;
+        allowed.of_bf16 = true;
+    }
+    if (semantics.find("attn_sum=f16") != std::string::npos) allowed.by_root = f16_sums_by_root;
+    if (item.text == in_parts_text) allowed.in_parts = f16_parts_by_root;
+    return allowed;
+}
+
 }  // namespace
+
+double Allowance::at(int32_t position) const {
+    const double root = std::sqrt(double(position) + 1);
+    return std::max(any + by_root * root, position >= parts_from_position ? in_parts * root : 0);
+}
 
 std::vector<Hypothesis> hypotheses_for(int32_t stage, const std::string &model_semantics) {
     std::vector<Hypothesis> out;
     for (const Known &item : known_hypotheses) {
         if (!(item.about & about(stage)) || is_models_own(item.semantics, model_semantics)) continue;
-        const bool bf16 = std::string(item.semantics).find("bf16") != std::string::npos && item.legal;
-        out.push_back({item.semantics, item.text, item.legal, bf16 ? bf16_max : 0});
+        out.push_back({item.semantics, item.text, item.legal, allowance_of(item)});
     }
     return out;
 }
@@ -150,8 +182,9 @@ std::vector<Hypothesis> pairs_for(int32_t stage, const std::string &model_semant
     std::vector<Hypothesis> out;
     for (const Hypothesis &legal : singles)
         for (const Hypothesis &fault : singles)
-            if (legal.legal && !fault.legal && legal.allowed == 0)
-                out.push_back({legal.semantics + "," + fault.semantics, fault.text + "; " + legal.text, false, 0});
+            if (legal.legal && !fault.legal && !legal.allowed.of_bf16)
+                out.push_back(
+                    {legal.semantics + "," + fault.semantics, fault.text + "; " + legal.text, false, legal.allowed});
     return out;
 }
 

@@ -67,15 +67,15 @@ double value_at(const char *data, int32_t dtype, size_t i) {
 }
 
 // A row of ours against the recorded one.
-struct RowFit {
+struct Difference {
     double distance = 0;
     bool equal = true;  // bits, where both are of one type
     size_t index = 0;
     double recorded = 0, ours = 0;
 };
 
-RowFit compare_row(const char *ours, int32_t dtype, const std::string &recorded, int32_t recorded_dtype, size_t n) {
-    RowFit fit;
+Difference compare_row(const char *ours, int32_t dtype, const std::string &recorded, int32_t recorded_dtype, size_t n) {
+    Difference fit;
     double error = 0, size = 0, worst = -1;
     for (size_t i = 0; i < n; ++i) {
         const double a = value_at(ours, dtype, i), b = value_at(recorded.data(), recorded_dtype, i);
@@ -130,7 +130,7 @@ private:
     bool choose_inputs() {
         positions_ = recorded_->positions;
         if (operation_->n_inputs == 0) return choose_tokens();
-        if (choose_codes()) return true;
+        if (choose_codes() || choose_probabilities()) return true;
         for (uint32_t i = 0; i < operation_->n_inputs; ++i) {
             const Key key = {operation_->input_layer[i], operation_->input_stage[i]};
             const Rows *rows = recording_.find(key.first, key.second);
@@ -166,6 +166,27 @@ private:
             keep_positions(*scales, false);
         }
         return !positions_.empty();
+    }
+
+    // Probabilities that are rounded before they meet the values: next to a tie the last bit of ours would decide.
+    bool choose_probabilities() {
+        const Key softmax = {place_.first, BITNET_STAGE_ATTN_SCORES_SOFTMAX}, v = {place_.first, BITNET_STAGE_V_PROJ};
+        const std::string semantics = engine_.semantics();
+        const bool rounded = semantics.find("attn_p=f16") != std::string::npos &&
+                             semantics.find("kv_swap=attention") == std::string::npos;
+        if (place_.second != BITNET_STAGE_ATTN_CONTEXT || !rounded || !recording_.find(softmax.first, softmax.second) ||
+            !recording_.find(v.first, v.second))
+            return false;
+        for (const Key &key : {softmax, v}) {
+            inputs_.emplace_back(key.second, recording_.find(key.first, key.second));
+            keep_positions(*inputs_.back().second, key == v);
+        }
+        if (positions_.empty()) {
+            inputs_.clear();
+            positions_ = recorded_->positions;
+            return false;
+        }
+        return float_input_ = by_row_ = true;
     }
 
     static int32_t site_of(int32_t linear) {
@@ -235,24 +256,31 @@ private:
     }
 
     std::string compute() const {
+        if (!by_row_) return compute(positions_);
+        std::string out;  // rows of several widths
+        for (const int32_t p : positions_) out += compute({p});
+        return out;
+    }
+
+    std::string compute(const std::vector<int32_t> &positions) const {
         std::vector<Gathered> gathered;
         std::vector<bitnet_rows_t> views;
         if (operation_->n_inputs == 0) {
             std::vector<int32_t> tokens;
-            for (const int32_t p : positions_) tokens.push_back(recording_.tokens[size_t(p)]);
-            return engine_.run(place_, {{0, BITNET_DTYPE_I32, tokens.size(), 1, 4, tokens.data()}}, positions_);
+            for (const int32_t p : positions) tokens.push_back(recording_.tokens[size_t(p)]);
+            return engine_.run(place_, {{0, BITNET_DTYPE_I32, tokens.size(), 1, 4, tokens.data()}}, positions);
         }
         for (size_t i = 0; i < inputs_.size(); ++i) {
             const bool every = float_input_ && (operation_->every_position >> i & 1);
             std::vector<int32_t> all;
-            for (int32_t p = 0; every && p <= positions_.back(); ++p) all.push_back(p);
-            gathered.push_back(gather(inputs_[i].first, *inputs_[i].second, every ? all : positions_));
+            for (int32_t p = 0; every && p <= positions.back(); ++p) all.push_back(p);
+            gathered.push_back(gather(inputs_[i].first, *inputs_[i].second, every ? all : positions));
         }
         for (Gathered &rows : gathered) {
             rows.view.data = rows.bytes.data();
             views.push_back(rows.view);
         }
-        return engine_.run(place_, views, positions_);
+        return engine_.run(place_, views, positions);
     }
 
     size_t elements(int32_t position, size_t total) const {
@@ -270,6 +298,7 @@ private:
     // Another number of elements: as wrong as can be.
     void other_shape(int32_t position, size_t n_bytes) {
         fit_.equal = fit_.within = false;
+        fit_.rows.clear();
         fit_.distance = infinity;
         fit_.position = position;
         fit_.shape = text_of("%zu elements were recorded", n_bytes / dtype_bytes(recorded_->dtype));
@@ -285,13 +314,14 @@ private:
             const size_t n = elements(position, total);
             const std::string &recorded = recorded_row(position);
             if (recorded.size() != n * dtype_bytes(recorded_->dtype)) return other_shape(position, recorded.size());
-            RowFit row = compare_row(ours.data() + at * element, operation_->dtype, recorded, recorded_->dtype, n);
+            Difference row = compare_row(ours.data() + at * element, operation_->dtype, recorded, recorded_->dtype, n);
             if (class_of(place_.second) == OperationClass::codes) row.distance = from_ties(recorded, at, n, ours);
             at += n;
             const double allowed = allowed_for(place_.second, recorded_->dtype, position, tolerances_);
             const double excess = row.distance == 0 ? 0 : allowed > 0 ? row.distance / allowed : infinity;
             fit_.equal &= row.equal;
             fit_.within &= row.distance <= allowed;
+            fit_.rows.push_back({position, row.distance, allowed});
             if (excess > nearest || (excess == nearest && row.distance > fit_.distance)) {
                 nearest = excess;
                 fit_.distance = row.distance;
@@ -302,6 +332,7 @@ private:
                 fit_.ours = row.ours;
             }
         }
+        if (fit_.within) fit_.rows.clear();
     }
 
     // Of a row of codes: how far from a tie the farthest is that differs; infinite when one is off by more than 1.
@@ -338,6 +369,7 @@ private:
         const std::vector<int32_t> positions = positions_;
         Fit total = fit_;
         total.within = true;
+        total.rows.clear();
         total.distance = 0;
         total.n_flips = 0;
         for (const int32_t position : positions) {
@@ -388,8 +420,8 @@ private:
         double best = infinity;
         size_t best_trial = 0;
         for (size_t trial = 0; trial < n_trials; ++trial) {
-            const RowFit row = compare_row(out.data() + trial * n_out * 4, BITNET_DTYPE_F32, recorded_row(position),
-                                           recorded_->dtype, n_out);
+            const Difference row = compare_row(out.data() + trial * n_out * 4, BITNET_DTYPE_F32, recorded_row(position),
+                                               recorded_->dtype, n_out);
             if (row.distance < best) best = row.distance, best_trial = trial;
         }
         if (best > allowed) return false;
@@ -408,6 +440,7 @@ private:
     std::vector<int32_t> positions_;
     Rows through_;
     bool float_input_ = false;
+    bool by_row_ = false;  // an input has another width at each position
     Fit fit_;
 };
 

@@ -22,6 +22,7 @@ public:
     static std::optional<Engine> make(const bitnet_model_t *model, const std::string &semantics, std::string &why);
     const bitnet_operation_t *find(int32_t layer, int32_t stage) const;
     const std::vector<bitnet_operation_t> &operations() const { return operations_; }
+    std::string semantics() const { return bitnet_replay_semantics(replay_.get()); }
     // Output of an operation as bytes, rows one after another. Throws CommandError.
     std::string run(Key place, const std::vector<bitnet_rows_t> &inputs, const std::vector<int32_t> &positions) const;
 
@@ -34,6 +35,11 @@ private:
 
 enum class OperationClass { embedding, norm, rope, attention, linear, activation, residual, head, scale, codes, acc };
 OperationClass class_of(int32_t stage);
+
+struct RowFit {
+    int32_t position;
+    double distance, allowed;
+};
 
 // How far an output is from the recorded one. The worst row decides.
 struct Fit {
@@ -48,6 +54,7 @@ struct Fit {
     double recorded = 0, ours = 0;  // that element
     std::string shape;              // what was recorded, when it has another number of elements
     size_t n_rows = 0;              // compared
+    std::vector<RowFit> rows;       // each of them, when not all are within
     size_t n_flips = 0;             // codes at a rounding tie that explain a linear
     std::string through;            // a stage that was not recorded and recomputed as well
 };

@@ -277,6 +277,30 @@ def test_one_wrong_layer_to_the_bit(folder):
     assert {o["layer"] for o in report["groups"][1]["operations"]} == {2}
 
 
+@pytest.mark.parametrize(
+    "semantics, stage, first, expected",
+    [
+        ("head_input=f16", "logits", 4, "|head_input=f16"),  # legal, and the other rows are as here
+        ("kv@1=f16,attn_q@1=f16,attn_p@1=f16", "attn_context", 3, "|kv=f16,attn_q=f16,attn_p=f16"),
+        ("attn_scale@1=full", "attn_context", 3, ""),  # a fault is none the less one for being seen in some rows alone
+    ],
+)
+def test_rows_of_one_operation_that_follow_two_semantics(tmp_path, semantics, stage, first, expected):
+    ids = ",".join(str((i * 37 + 11) % 512) for i in range(8))
+    for name, options in (("raw", ()), ("other", ("--as", semantics))):
+        run("trace", "-m", SMALL, "--tokens", ids, "--select", "**", "--plugin", f"npy:dir={tmp_path / name},raw=all", *options,
+            expect=0)
+    places = ["logits"] if stage == "logits" else [f"blk001-{stage}", "blk001-attn_scores_softmax"]
+    for position in range(first, 8):
+        for place in places:
+            files = [list((tmp_path / name).glob(f"*/*-t{position:06}-{place}.npy")) for name in ("raw", "other")]
+            files[0][0].write_bytes(files[1][0].read_bytes())
+    report = explain(tmp_path / "raw", "--tolerance", "bitnet", expect=0 if stage == "logits" else 1)
+    group = next(g for g in report["groups"] if stage in {o["stage"] for o in g["operations"]})
+    assert (group["semantics"], group["outcome"]) == (expected, "legal" if expected else "wrong")
+    assert not expected or f"for {8 - first} rows from position {first} on" in group["text"]
+
+
 def test_a_window(tmp_path):
     """What the npy plugin writes around one point is enough to judge its block at that position, attention included."""
     raw = tmp_path / "raw"
