@@ -66,20 +66,6 @@ Relation judge_logits(const Pair &pair) {
     return top_differs && !logits.top_inside_noise ? Relation::different : Relation::within;
 }
 
-Relation judge(const Pair &pair, const Comparison &comparison) {
-    if (same_bits(*pair.a, *pair.b)) {
-        return statistics_agree(*pair.a, *pair.b) ? Relation::equal : Relation::different;
-    }
-    if (comparison.rule == Rule::hashes || pair.a->n_elements != pair.b->n_elements ||
-        has_nonfinite(*pair.a, *pair.b)) {
-        return Relation::different;
-    }
-    if (comparison.rule == Rule::distance) {
-        return pair.distance <= comparison.max_distance ? Relation::within : Relation::different;
-    }
-    return node_of(pair.key()) == logits_node() ? judge_logits(pair) : Relation::unjudged;
-}
-
 void count(Comparison &comparison, const Pair &pair) {
     Counts &counts = comparison.counts;
     ++counts.compared;
@@ -91,7 +77,9 @@ void count(Comparison &comparison, const Pair &pair) {
     }
     if (node_of(pair.key()) == logits_node()) ++comparison.n_logits;
     if (pair.relation == Relation::equal) return;
-    bool measurable = std::isfinite(pair.distance) && !has_nonfinite(*pair.a, *pair.b);
+    // Equal bits that are told differently: one record was altered, and no distance speaks for it.
+    bool altered = same_bits(*pair.a, *pair.b);
+    bool measurable = !altered && std::isfinite(pair.distance) && !has_nonfinite(*pair.a, *pair.b);
     if (!measurable) {
         comparison.would_pass.reset();
         comparison.no_tolerance_passes = true;
@@ -120,6 +108,17 @@ bool same_engine(const Trace &a, const Trace &b) {
 }
 
 }  // namespace
+
+Relation judge(const Pair &pair, Rule rule, double max_distance) {
+    if (same_bits(*pair.a, *pair.b)) {
+        return statistics_agree(*pair.a, *pair.b) ? Relation::equal : Relation::different;
+    }
+    if (rule == Rule::hashes || pair.a->n_elements != pair.b->n_elements || has_nonfinite(*pair.a, *pair.b)) {
+        return Relation::different;
+    }
+    if (rule == Rule::distance) return pair.distance <= max_distance ? Relation::within : Relation::different;
+    return node_of(pair.key()) == logits_node() ? judge_logits(pair) : Relation::unjudged;
+}
 
 bool statistics_agree(const Record &a, const Record &b) {
     auto near = [](double x, double y, double size) { return std::abs(x - y) <= 1e-5 * size; };
@@ -159,7 +158,8 @@ LogitsPair compare_logits(const Pair &pair) {
 
 Comparison compare_records(const Trace &a, const Trace &b, const Options &options) {
     Comparison comparison;
-    comparison.rule = options.rule.value_or(same_engine(a, b) ? Rule::hashes : Rule::logits);
+    comparison.automatic_rule = same_engine(a, b) ? Rule::hashes : Rule::logits;
+    comparison.rule = options.rule.value_or(comparison.automatic_rule);
     comparison.max_distance = options.max_distance;
     comparison.would_pass = 0;
     Counts &counts = comparison.counts;
@@ -178,7 +178,7 @@ Comparison compare_records(const Trace &a, const Trace &b, const Options &option
         } else {
             Pair pair{*in_a++, *in_b++, 0, Relation::equal};
             if (!same_bits(*pair.a, *pair.b)) pair.distance = relative_distance(*pair.a, *pair.b);
-            pair.relation = judge(pair, comparison);
+            pair.relation = judge(pair, comparison.rule, comparison.max_distance);
             check_pair(comparison, a, b, pair);
             count(comparison, pair);
             comparison.pairs.push_back(pair);

@@ -35,6 +35,7 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
         if (!options.allow_missing) add_problems(trace->incomplete, report.errors);
     }
     add_problems(report.comparison.problems, report.errors);
+    report.n_input_errors = report.errors.size();
     if (has_mismatch(report) || !report.errors.empty()) return;
     if (report.comparison.counts.compared == 0) {
         report.errors.push_back("nothing was compared: the traces have no record in common");

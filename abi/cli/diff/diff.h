@@ -73,9 +73,9 @@ struct Counts {
 };
 
 struct Comparison {
-    Rule rule = Rule::hashes;
-    double max_distance = 0;  // of Rule::distance
-    std::vector<Pair> pairs;  // by key
+    Rule rule = Rule::hashes, automatic_rule = Rule::hashes;  // the second: without Options::rule
+    double max_distance = 0;                                  // of Rule::distance
+    std::vector<Pair> pairs;                                  // by key
     Counts counts;
     std::optional<Key> first_missing_in_a, first_missing_in_b;
     uint64_t n_logits = 0;             // of the pairs
@@ -86,11 +86,14 @@ struct Comparison {
 
 Comparison compare_records(const Trace &a, const Trace &b, const Options &options);
 
+// What `rule` says of a pair, whatever the comparison's own is. `max_distance` of Rule::distance.
+Relation judge(const Pair &pair, Rule rule, double max_distance);
+
 // The distance that was allowed for this record; none when only equal bits would do or nothing was asked of it.
 std::optional<double> allowed_distance(const Comparison &comparison, const Pair &pair);
 
-// Whether two records of equal bits also say the same of them. Equal bits have equal sums, whoever computed them; the slack
-// is for the digits a writer printed.
+// Whether two records of equal bits also say the same of them. Equal bits have equal sums, whoever computed them; the
+// slack is for the digits a writer printed.
 bool statistics_agree(const Record &a, const Record &b);
 
 // --- logits --------------------------------------------------------------------------------------------------------
@@ -160,6 +163,7 @@ struct Report {
     Verdict verdict = Verdict::error;
     std::string sentence;             // the verdict in one line
     std::vector<std::string> errors;  // one line each
+    size_t n_input_errors = 0;        // of them, the first: what the files themselves are, whatever rule is asked
     std::vector<Fact> facts;
     Comparison comparison;
     bool judged = false;              // false: preflight or the input ended it before any number

@@ -1,5 +1,6 @@
 #include "abi/cli/diff/render.h"
 
+#include "abi/cli/diff/map.h"
 #include "abi/cli/diff/text.h"
 
 #include <nlohmann/json.hpp>
@@ -157,6 +158,84 @@ Json counts(const Counts &c) {
             {"duplicate", c.duplicate_a + c.duplicate_b}};
 }
 
+// One letter for each cell: a map of many cells stays short.
+char letter(const Cell &cell) {
+    if (!cell.worst) return '.';
+    switch (cell.relation) {
+    case Relation::equal: return '=';
+    case Relation::within: return 'w';
+    case Relation::unjudged: return 'u';
+    case Relation::different: break;
+    }
+    return 'd';
+}
+
+Json cell_values(const std::vector<Cell> &cells, Json (*value)(const Pair &)) {
+    Json list = Json::array();
+    for (const Cell &cell : cells) list.push_back(cell.worst ? value(*cell.worst) : Json(nullptr));
+    return list;
+}
+
+Json map_row(const MapRow &row, bool by_stage) {
+    std::string status;
+    for (const Cell &cell : row.cells) status += letter(cell);
+    const bool in_layer = row.first_layer >= 0;
+    Json out = {{"part", in_layer     ? "layers"
+                         : row.before ? "embeddings"
+                                      : "output"},
+                {"layer", row.first_layer},
+                {"to_layer", row.last_layer},
+                {"status", status},
+                {"relative", cell_values(row.cells, [](const Pair &pair) { return number(pair.distance); })}};
+    if (by_stage) {
+        out["run"] = cell_values(row.cells, [](const Pair &pair) { return Json(run_of(pair.key())); });
+        out["seq"] = cell_values(row.cells, [](const Pair &pair) { return Json(position_of(pair.key())); });
+    } else {
+        out["stage"] = cell_values(
+            row.cells, [](const Pair &pair) { return Json(std::string(find_stage(int(node_of(pair.key())))->name)); });
+    }
+    return out;
+}
+
+Json logits_of(const Cell &cell) {
+    if (!cell.worst) return nullptr;
+    const LogitsPair logits = compare_logits(*cell.worst);
+    auto index = [](const std::optional<uint32_t> &i) { return i ? Json(*i) : Json(nullptr); };
+    return {{"run", run_of(cell.worst->key())},       {"seq", position_of(cell.worst->key())},
+            {"status", std::string(1, letter(cell))}, {"relative", number(cell.worst->distance)},
+            {"top1_a", index(logits.top_a)},          {"top1_b", index(logits.top_b)}};
+}
+
+Json map_object(const Report &report, const Trace &a, const Trace &b) {
+    if (!report.judged || report.comparison.pairs.empty()) return nullptr;
+    const Map map = map_of(report.comparison, a, b);
+    Json stages = Json::array(), columns = Json::array(), by_stage = Json::array(), by_position = Json::array(),
+         logits = Json::array();
+    for (const MapStage &s : map.stages)
+        stages.push_back({{"name", std::string(s.stage->name)}, {"in_a", s.in_a}, {"in_b", s.in_b}});
+    for (const MapColumn &c : map.columns)
+        columns.push_back({{"run", run_of(c.first)},
+                           {"seq", position_of(c.first)},
+                           {"to_run", run_of(c.last)},
+                           {"to_seq", position_of(c.last)}});
+    for (const MapRow &row : map.by_stage) by_stage.push_back(map_row(row, true));
+    for (const MapRow &row : map.by_position) by_position.push_back(map_row(row, false));
+    for (const Cell &cell : map.logits) logits.push_back(logits_of(cell));
+    return {{"stages", stages},
+            {"columns", columns},
+            {"by_stage", by_stage},
+            {"by_position", by_position},
+            {"logits", logits}};
+}
+
+Json automatic(const Comparison &comparison) {
+    const FreeRunning judged = judge_free_running(comparison);
+    return {{"rule", rule_name(comparison.automatic_rule)},
+            {"logits", judged.n_logits},
+            {"different", judged.n_different},
+            {"first", judged.first ? place(judged.first->key()) : Json(nullptr)}};
+}
+
 }  // namespace
 
 std::string render_json(const Report &report, const Trace &a, const Trace &b, const Options &options) {
@@ -191,6 +270,10 @@ std::string render_json(const Report &report, const Trace &a, const Trace &b, co
     out["growth"] = growth(report.growth);
     out["jump"] = jump(report.growth);
     out["logits"] = logits(report);
+    out["input_errors"] = report.n_input_errors;
+    out["allow_missing"] = options.allow_missing;
+    out["automatic"] = automatic(comparison);
+    out["map"] = map_object(report, a, b);
     // Paths may hold any bytes; the output is UTF-8.
     return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
