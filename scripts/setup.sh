@@ -10,6 +10,8 @@ packages="g++ cmake ninja-build pkg-config libpcre2-dev libcpuinfo-dev librust-b
           libsimdjson-dev libzstd-dev rapidjson-dev libgtest-dev python3"
 if [ "${1:-}" = tests ]; then
     packages="$packages b3sum jq libbenchmark-dev valgrind strace"
+    # What is installed: Debian packages in a fresh Debian, the manual page, completions of three shells.
+    packages="$packages dpkg-dev mmdebstrap groff-base zsh fish"
     # A cluster of one node, which the test of the sweeps starts for itself.
     packages="$packages munge slurm-client slurmctld slurmd"
     # What shows the pages of bitnet report.

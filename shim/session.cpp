@@ -83,23 +83,28 @@ void log_line(void *, int32_t level, const char *text) {
     say("%s", text);
 }
 
-// Folder that holds bitnet/plugins: the one above the interposer's own.
-const char *library_folder() {
-    static char folder[4096];
-    static bool known;
+// Folder that holds bitnet/plugins, the one above the interposer's own; empty when it cannot be told.
+char library_folder_path[4096];
+
+void find_library_folder() {
     Dl_info info;
-    if (!__atomic_load_n(&known, __ATOMIC_ACQUIRE) && dladdr(reinterpret_cast<const void *>(&library_folder), &info)) {
-        char path[4096];
-        if (!realpath(info.dli_fname, path)) return "";
-        for (int i = 0; i < 2; ++i) {
-            char *slash = strrchr(path, '/');
-            if (!slash) return "";
-            *slash = 0;
-        }
-        memcpy(folder, path, sizeof folder);
-        __atomic_store_n(&known, true, __ATOMIC_RELEASE);
+    char *path = library_folder_path;
+    if (!dladdr(reinterpret_cast<const void *>(&find_library_folder), &info) || !realpath(info.dli_fname, path)) {
+        path[0] = 0;
+        return;
     }
-    return folder;
+    for (int i = 0; i < 2; ++i) {
+        char *slash = strrchr(path, '/');
+        if (slash) *slash = 0;
+        else path[0] = 0;
+    }
+}
+
+// Threads with a context each come here at the same time.
+const char *library_folder() {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_library_folder);
+    return library_folder_path;
 }
 
 bool make_host(Session *s) {
@@ -375,9 +380,10 @@ void session_end(Scheduler *scheduler) {
     Session **link = &sessions;
     while (*link && (*link)->scheduler != scheduler) link = &(*link)->next;
     Session *s = *link;
-    if (s && !s->is_busy) *link = s->next;
+    const bool ends = s && !s->is_busy;
+    if (ends) *link = s->next;
     pthread_mutex_unlock(&mutex);
-    if (!s || s->is_busy) return;
+    if (!ends) return;
     free_session(s);
     write_status();
 }

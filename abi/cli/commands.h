@@ -24,5 +24,7 @@ void add_make_model_command(CLI::App &app, int &exit_code);
 void add_report_command(CLI::App &app, int &exit_code);
 void add_recheck_command(CLI::App &app, int &exit_code);
 void add_bench_command(CLI::App &app, int &exit_code);
+void add_completion_command(CLI::App &app, int &exit_code);
+void add_man_command(CLI::App &app, int &exit_code);
 
 }  // namespace bitnet

@@ -9,27 +9,28 @@
 #include <CLI/CLI.hpp>
 
 #include "abi/cli/commands.h"
+#include "abi/cli/environment.h"
 #include "abi/cli/terminal.h"
 #include "bitnet_c.h"
 
 namespace {
 
-constexpr const char *footer =
-    "Exit codes: 0 good, 1 divergence, 2 error. JSON goes to stdout alone, everything said to stderr.\n"
-    "\n"
-    "Environment:\n"
-    "  BITNET_ISA            instruction set, as bitnet --version lists them; an error when this CPU has it not\n"
-    "  BITNET_SEED           seed of the sampling when --seed is not given; default 0\n"
-    "  BITNET_DETERMINISTIC  accepted; results are always a function of model, tokens, options and seed alone\n"
-    "  BITNET_DEBUG_LOGITS   1: the five largest logits of each generated token on stderr\n"
-    "  BITNET_TRACE_PLUGIN   plugins for every context: \"jsonl:path=a.jsonl;npy:dir=raw\"\n"
-    "  BITNET_TRACE_SELECT   what is traced, as --select of bitnet trace\n"
-    "  BITNET_TRACE_DIR      folder for traces: bitnet run writes one there unless BITNET_TRACE_PLUGIN is set\n"
-    "  BITNET_PLUGIN_PATH    folders in which plugins are looked for first, with ':' between them\n"
-    "  BITNET_SHIM_MODE, _PROGRAMS, _NO_FLASH, _INPUTS, _MEMORY_MB, _HASH_MODEL\n"
-    "                        for programs traced with bitnet trace -- (shim/SHIM.md)\n"
-    "  BITNET_TRACE_VERBOSE  1: each step of loading plugins on stderr\n"
-    "  NO_COLOR              when set, no colour on a terminal either";
+std::string footer() {
+    constexpr size_t column = 24;  // of the texts; a longer name has a line of its own
+    std::string text =
+        "Exit codes: 0 good, 1 divergence, 2 error. JSON goes to stdout alone, everything said to stderr.\n"
+        "\n"
+        "Environment:";
+    for (const bitnet::EnvironmentVariable &variable : bitnet::environment_variables) {
+        std::string line = std::string("\n  ") + variable.name;
+        if (line.size() - 1 + 2 > column)
+            line += '\n' + std::string(column, ' ');
+        else
+            line.resize(column + 1, ' ');
+        text += line + variable.text;
+    }
+    return text;
+}
 
 std::string version_text() {
     std::string text = bitnet::text_of("bitnet %s (ABI %u.%u)\ninstruction sets:", bitnet_version(),
@@ -108,7 +109,9 @@ int main(int argc, char **argv) {
         bitnet::add_inspect_command(app, exit_code);
         bitnet::add_make_model_command(app, exit_code);
         bitnet::add_bench_command(app, exit_code);
-        app.footer(footer);  // after the commands, which would inherit it
+        bitnet::add_completion_command(app, exit_code);
+        bitnet::add_man_command(app, exit_code);
+        app.footer(footer());  // after the commands, which would inherit it
         return parse_and_run(app, argc, argv, exit_code);
     } catch (const CLI::ParseError &error) {
         bitnet::print_error(command_prefix(app) + error.what());
