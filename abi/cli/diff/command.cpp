@@ -2,7 +2,7 @@
 
 #include "abi/cli/diff/render.h"
 #include "abi/cli/diff/text.h"
-#include "abi/cli/diff/trace_reader.h"
+#include "abi/cli/diff/diff.h"
 
 #include <CLI/CLI.hpp>
 
@@ -10,7 +10,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <future>
 #include <memory>
 #include <unistd.h>
 
@@ -57,9 +56,8 @@ int run_diff(Arguments &arguments) {
         const std::string &text = arguments.tolerance;
         std::from_chars(text.data(), text.data() + text.size(), options.max_distance);
     }
-    auto reading = std::async(std::launch::async, read_trace, arguments.b);
-    Trace a = read_trace(arguments.a), b = reading.get();
-    Report report = compare_traces(a, b, options);
+    Trace a, b;
+    const Report report = compare_files(arguments.a, arguments.b, options, a, b);
     for (const std::string &error : report.errors) std::fprintf(stderr, "bitnet: diff: %s\n", error.c_str());
     std::string text = arguments.format == "json" ? render_json(report, a, b, options)
                                                   : render_text(report, a, b, options, wants_colour());
@@ -77,7 +75,7 @@ void add_diff_command(CLI::App &app, int &exit_code) {
     auto arguments = std::make_shared<Arguments>();
     CLI::App *command =
         app.add_subcommand("diff", "Where does trace B leave trace A? Exit: 0 match, 1 divergence, 2 error");
-    command->add_option("A", arguments->a, "reference trace: a file, or a folder of *.jsonl and *.jsonl.zst")
+    command->add_option("A", arguments->a, "reference trace: a file, or a folder of *.jsonl and *.jsonl.zst, or of BitNet-rs's *.trace")
         ->required();
     command->add_option("B", arguments->b, "the other trace")->required();
     command->add_option("--format", arguments->format, "text (default) or json")
