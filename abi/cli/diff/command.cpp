@@ -3,13 +3,11 @@
 #include "abi/cli/diff/arguments.h"
 #include "abi/cli/diff/render.h"
 #include "abi/cli/diff/text.h"
-#include "abi/cli/diff/trace_reader.h"
 
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <cstdlib>
-#include <future>
 #include <memory>
 #include <unistd.h>
 
@@ -31,9 +29,8 @@ bool wants_colour() {
 
 int run_diff(const Command &command) {
     const Options options = command.arguments.resolved();
-    auto reading = std::async(std::launch::async, read_trace, command.b);
-    Trace a = read_trace(command.a), b = reading.get();
-    Report report = compare_traces(a, b, options);
+    Trace a, b;
+    const Report report = compare_files(command.a, command.b, options, a, b);
     for (const std::string &error : report.errors) std::fprintf(stderr, "bitnet: diff: %s\n", error.c_str());
     std::string text = command.format == "json" ? render_json(report, a, b, options)
                                                 : render_text(report, a, b, options, wants_colour());
@@ -51,7 +48,9 @@ void add_diff_command(CLI::App &app, int &exit_code) {
     auto settings = std::make_shared<Command>();
     CLI::App *command =
         app.add_subcommand("diff", "Where does trace B leave trace A? Exit: 0 match, 1 divergence, 2 error");
-    command->add_option("A", settings->a, "reference trace: a file, or a folder of *.jsonl and *.jsonl.zst")
+    command
+        ->add_option("A", settings->a,
+                     "reference trace: a file, or a folder of *.jsonl and *.jsonl.zst, or of BitNet-rs's *.trace")
         ->required();
     command->add_option("B", settings->b, "the other trace")->required();
     command->add_option("--format", settings->format, "text (default) or json")->check(CLI::IsMember({"text", "json"}));

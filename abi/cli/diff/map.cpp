@@ -97,8 +97,11 @@ Map map_of(const Comparison &comparison, const Trace &a, const Trace &b) {
 FreeRunning judge_free_running(const Comparison &comparison) {
     FreeRunning out;
     for (const Pair &pair : comparison.pairs) {
-        out.n_logits += node_of(pair.key()) == logits_node() ? 1 : 0;
-        if (judge(pair, Rule::logits, 0) != Relation::different) continue;
+        const LogitsPair *logits = pair.logits == Pair::kNoLogits ? nullptr : &comparison.logits[pair.logits];
+        const Relation relation = judge(pair, logits, Rule::logits, 0);
+        out.n_logits += logits ? 1 : 0;
+        out.n_unjudged += logits && relation == Relation::unjudged ? 1 : 0;
+        if (relation != Relation::different) continue;
         if (out.n_different++ == 0) out.first = &pair;
     }
     return out;

@@ -51,7 +51,7 @@ const char *inputs_name(Inputs inputs) {
 
 Json side(const Trace &trace) {
     Json out = {
-        {"path", trace.path}, {"files", trace.files}, {"runs", trace.runs.size()}, {"records", trace.records.size()}};
+        {"path", trace.path}, {"files", trace.files}, {"runs", trace.runs.size()}, {"records", trace.n_records}};
     if (trace.runs.empty()) return out;
     const Run &run = trace.runs.front();
     out["engine"] = run.engine;
@@ -64,11 +64,21 @@ Json side(const Trace &trace) {
     return out;
 }
 
+// BitNet-rs's records say less: null.
 Json record(const Record &r) {
-    return {
-        {"line", r.line},       {"event", r.event},     {"rms", number(r.rms)},       {"mean", number(r.mean)},
-        {"min", number(r.min)}, {"max", number(r.max)}, {"absmax", number(r.absmax)}, {"l2", number(r.l2)},
-        {"nan", r.n_nan},       {"inf", r.n_inf},       {"zeros", r.n_zeros},         {"num_elements", r.n_elements}};
+    auto known = [&](Json value) { return r.bare ? Json(nullptr) : value; };
+    return {{"line", r.line},
+            {"event", known(r.event)},
+            {"rms", number(r.rms)},
+            {"mean", known(number(r.mean))},
+            {"min", known(number(r.min))},
+            {"max", known(number(r.max))},
+            {"absmax", known(number(r.absmax))},
+            {"l2", known(number(r.l2))},
+            {"nan", known(r.n_nan)},
+            {"inf", known(r.n_inf)},
+            {"zeros", known(r.n_zeros)},
+            {"num_elements", r.n_elements}};
 }
 
 Json origin(const Origin &o) {
@@ -95,16 +105,17 @@ Json first(const Report &report, const Trace &a) {
     out["inputs"] = leads ? Json(inputs_name(report.origins.front().inputs)) : Json(nullptr);
     out["inputs_recorded"] = leads ? report.origins.front().recorded : std::vector<std::string>();
     out["inputs_unrecorded"] = leads ? report.origins.front().unrecorded : std::vector<std::string>();
-    out["a"] = record(*pair.a);
-    out["b"] = record(*pair.b);
+    out["a"] = record(report.first_a);
+    out["b"] = record(report.first_b);
     out["top"] = nullptr;
-    if (auto top = first_top_difference(pair)) {
+    if (auto top = first_top_difference(report.first_a, report.first_b)) {
         auto value = [](const std::optional<float> &v) { return v ? number(double(*v)) : Json(nullptr); };
         out["top"] = {{"index", top->index}, {"a", value(top->a)}, {"b", value(top->b)}};
     }
     out["relative"] = number(pair.distance);
+    out["relative_at_least"] = pair.is(Pair::measurable) ? Json(nullptr) : number(pair.at_least);
     out["allowed"] = number(allowed_distance(report.comparison, pair));
-    out["hints"] = hints(pair);
+    out["hints"] = hints(report.first_a, report.first_b);
     return out;
 }
 
@@ -129,12 +140,13 @@ Json jump(const Growth &curve) {
 Json logits(const Report &report) {
     if (!report.logits) return nullptr;
     const Pair &pair = *report.logits;
-    LogitsPair l = compare_logits(pair);
+    const LogitsPair &l = report.comparison.logits[pair.logits];
     auto index = [](const std::optional<uint32_t> &i) { return i ? Json(*i) : Json(nullptr); };
     return {{"compared", report.comparison.n_logits},
             {"run", run_of(pair.key())},
             {"seq", position_of(pair.key())},
             {"relative", number(pair.distance)},
+            {"unjudged", report.comparison.n_logits_unjudged},
             {"allowed", number(allowed_distance(report.comparison, pair))},
             {"top1_a", index(l.top_a)},
             {"top1_b", index(l.top_b)},
@@ -197,9 +209,9 @@ Json map_row(const MapRow &row, bool by_stage) {
     return out;
 }
 
-Json logits_of(const Cell &cell) {
+Json logits_of(const Cell &cell, const Comparison &comparison) {
     if (!cell.worst) return nullptr;
-    const LogitsPair logits = compare_logits(*cell.worst);
+    const LogitsPair &logits = comparison.logits[cell.worst->logits];
     auto index = [](const std::optional<uint32_t> &i) { return i ? Json(*i) : Json(nullptr); };
     return {{"run", run_of(cell.worst->key())},       {"seq", position_of(cell.worst->key())},
             {"status", std::string(1, letter(cell))}, {"relative", number(cell.worst->distance)},
@@ -220,7 +232,7 @@ Json map_object(const Report &report, const Trace &a, const Trace &b) {
                            {"to_seq", position_of(c.last)}});
     for (const MapRow &row : map.by_stage) by_stage.push_back(map_row(row, true));
     for (const MapRow &row : map.by_position) by_position.push_back(map_row(row, false));
-    for (const Cell &cell : map.logits) logits.push_back(logits_of(cell));
+    for (const Cell &cell : map.logits) logits.push_back(logits_of(cell, report.comparison));
     return {{"stages", stages},
             {"columns", columns},
             {"by_stage", by_stage},
@@ -232,6 +244,7 @@ Json automatic(const Comparison &comparison) {
     const FreeRunning judged = judge_free_running(comparison);
     return {{"rule", rule_name(comparison.automatic_rule)},
             {"logits", judged.n_logits},
+            {"unjudged", judged.n_unjudged},
             {"different", judged.n_different},
             {"first", judged.first ? place(judged.first->key()) : Json(nullptr)}};
 }

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <memory>
 
 #include <CLI/CLI.hpp>
@@ -12,7 +11,6 @@
 #include "abi/cli/commands.h"
 #include "abi/cli/diff/arguments.h"
 #include "abi/cli/diff/render.h"
-#include "abi/cli/diff/trace_reader.h"
 #include "abi/cli/explain/explain.h"
 #include "abi/cli/options.h"
 #include "abi/cli/report/page.h"
@@ -66,9 +64,8 @@ Document load_document(const std::string &path, std::initializer_list<Kind> expe
 
 Document compare(const ReportOptions &options) {
     const diff::Options resolved = options.arguments.resolved();
-    auto reading = std::async(std::launch::async, diff::read_trace, options.b);
-    const diff::Trace a = diff::read_trace(options.a), b = reading.get();
-    const diff::Report compared = diff::compare_traces(a, b, resolved);
+    diff::Trace a, b;
+    const diff::Report compared = diff::compare_files(options.a, options.b, resolved, a, b);
     for (const std::string &error : compared.errors) print_error("report: " + error);
     Document document;
     document.json = nlohmann::json::parse(diff::render_json(compared, a, b, resolved));

@@ -104,7 +104,12 @@ Verdict judge_logits(const Saved &document, const Saved &automatic) {
                         static_cast<long long>(first.integer("seq"))),
                 {}};
     }
-    const uint64_t n_logits = automatic.count("logits");
+    const uint64_t n_logits = automatic.count("logits"), n_unjudged = automatic.count("unjudged");
+    if (n_unjudged > 0)
+        return {2,
+                text_of("no verdict: %s of %s logits cannot be judged from what the traces hold",
+                        with_commas(n_unjudged).c_str(), with_commas(n_logits).c_str()),
+                {}};
     const Saved counts = document.at("counts");
     if (n_logits == 0 && counts.count("equal") < counts.count("compared"))
         return {2,

@@ -1,5 +1,4 @@
 #include "abi/cli/diff/map.h"
-#include "abi/cli/diff/trace_reader.h"
 #include "sample_trace.h"
 
 #include <gtest/gtest.h>
@@ -21,9 +20,10 @@ struct Compared {
 Compared compared(const std::vector<std::string> &a, const std::vector<std::string> &b, Options options = {}) {
     Folder folder;
     Compared out;
-    out.a = std::make_unique<Trace>(read_trace(folder.write("a.jsonl", a)));
-    out.b = std::make_unique<Trace>(read_trace(folder.write("b.jsonl", b)));
-    out.comparison = compare_records(*out.a, *out.b, options);
+    out.a = std::make_unique<Trace>();
+    out.b = std::make_unique<Trace>();
+    out.comparison =
+        compare_files(folder.write("a.jsonl", a), folder.write("b.jsonl", b), options, *out.a, *out.b).comparison;
     return out;
 }
 
