@@ -97,8 +97,11 @@ Map map_of(const Comparison &comparison, const Trace &a, const Trace &b) {
 FreeRunning judge_free_running(const Comparison &comparison) {
     FreeRunning out;
     for (const Pair &pair : comparison.pairs) {
-        out.n_logits += node_of(pair.key()) == logits_node() ? 1 : 0;
-        if (judge(pair, Rule::logits, 0) != Relation::different) continue;
+        const bool is_logits = node_of(pair.key()) == logits_node();
+        const Relation relation = judge(pair, Rule::logits, 0);
+        out.n_logits += is_logits ? 1 : 0;
+        out.n_unjudged += is_logits && relation == Relation::unjudged ? 1 : 0;
+        if (relation != Relation::different) continue;
         if (out.n_different++ == 0) out.first = &pair;
     }
     return out;

@@ -232,6 +232,7 @@ Json automatic(const Comparison &comparison) {
     const FreeRunning judged = judge_free_running(comparison);
     return {{"rule", rule_name(comparison.automatic_rule)},
             {"logits", judged.n_logits},
+            {"unjudged", judged.n_unjudged},
             {"different", judged.n_different},
             {"first", judged.first ? place(judged.first->key()) : Json(nullptr)}};
 }

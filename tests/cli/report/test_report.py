@@ -91,7 +91,7 @@ def made_up_diff(layers=30, positions=500, engine="other"):
                        "top1_equal": False, "top1_inside_noise": False, "top_common": 6, "top_listed": 8, "worst_relative": None,
                        "worst_seq": 7},
             "input_errors": 0, "allow_missing": False,
-            "automatic": {"rule": "logits", "logits": positions, "different": 0, "first": None},
+            "automatic": {"rule": "logits", "logits": positions, "unjudged": 0, "different": 0, "first": None},
             "map": {"stages": [{"name": s, "in_a": True, "in_b": True} for s in STAGES],
                     "columns": [{"run": 0, "seq": c * step, "to_run": 0, "to_seq": c * step + step - 1} for c in range(columns)],
                     "by_stage": by_stage, "by_position": by_position,
