@@ -28,14 +28,14 @@ std::string roff(const std::string &text) {
 }
 
 // The argument of a request: quotes are doubled.
-std::string request_argument(const std::string &text) {
+std::string roff_quoted(const std::string &text) {
     std::string out = "\"";
     for (const char c : roff(text)) out += c == '"' ? "\"\"" : std::string(1, c);
     return out + "\"";
 }
 
 std::string tagged(const std::string &tag, const std::string &text) {
-    return ".TP\n.B " + request_argument(tag) + "\n" + roff(text) + "\n";
+    return ".TP\n.B " + roff_quoted(tag) + "\n" + roff(text) + "\n";
 }
 
 std::string value_name(const CLI::Option &option) {
@@ -50,7 +50,7 @@ std::string option_text(const CLI::Option &option) {
 }
 
 std::string command_text(const CLI::App &command) {
-    std::string text = ".SS " + request_argument("bitnet " + command.get_name()) + "\n" + roff(command.get_description()) + "\n";
+    std::string text = ".SS " + roff_quoted("bitnet " + command.get_name()) + "\n" + roff(command.get_description()) + "\n";
     for (const CLI::Option *option : command.get_options()) {
         if (option->get_group().empty() || option->check_lname("help")) continue;
         text += option_text(*option);
@@ -60,7 +60,7 @@ std::string command_text(const CLI::App &command) {
 
 std::string man_page(const CLI::App &app) {
     std::string text =
-        ".TH BITNET 1 \"\" " + request_argument("bitnet-c " + std::string(bitnet_version())) + " \"User Commands\"\n";
+        ".TH BITNET 1 \"\" " + roff_quoted("bitnet-c " + std::string(bitnet_version())) + " \"User Commands\"\n";
     text += ".SH NAME\nbitnet \\- the reference engine for BitNet b1.58 models\n"
             ".SH SYNOPSIS\n.B bitnet\n.I command\n.RI [ options ]\n"
             ".SH DESCRIPTION\nRuns ternary language models with the same bits on every machine, records the tensors of "

@@ -46,7 +46,7 @@ Map map_of(const Comparison &comparison, const Trace &a, const Trace &b);
 // What Rule::logits says of the same pairs, whatever rule decided: another tolerance can be judged from it later.
 struct FreeRunning {
     uint64_t n_logits = 0, n_unjudged = 0, n_different = 0;  // logits, of them without a verdict; records
-    const Pair *first = nullptr;  // that is different
+    const Pair *first = nullptr;                             // that is different
 };
 FreeRunning judge_free_running(const Comparison &comparison);
 

@@ -65,6 +65,10 @@ void check_measured(const Report &report, uint32_t wanted, const std::string &pa
 Rechecked recheck_crossval(const Saved &document, bool is_receipt, const LimitOptions &options) {
     Report report = is_receipt ? read_receipt(document) : read_crossval(document);
     const std::string path = document.place();
+    // Each prompt was judged by limits of its own, which no single set stands for.
+    const bool has_envelope = document.has("envelope");
+    if (has_envelope && options.preset.empty())
+        throw CommandError(path + ": it was judged by envelopes, a set of limits for each prompt: give --preset");
     const Limits saved = report.limits;
     Limits base = saved;
     if (base.judged == 0 && !options.given()) throw CommandError(path + ": its thresholds are all off: give a limit");

@@ -131,22 +131,28 @@ Verdict judge_automatic(const Saved &document) {
     return automatic.text("rule") == "hashes" ? judge_exact(document) : judge_logits(document, automatic);
 }
 
+Verdict judge_by(const Saved &document, const diff::Tolerance &tolerance) {
+    const auto rule = tolerance.rule();
+    if (!rule) return judge_automatic(document);
+    return rule == Rule::hashes ? judge_exact(document) : judge_distance(document, tolerance.max_distance());
+}
+
+Verdict judge_as_saved(const Saved &document) {
+    const std::string rule = document.text("rule");
+    if (rule == "hashes") return judge_exact(document);
+    if (rule == "distance") return judge_distance(document, document.number("tolerance"));
+    if (rule == "logits") return judge_automatic(document);
+    throw CommandError(document.place() + ": its rule \"" + printable(rule) +
+                       "\" needs more than the file holds: give --tolerance exact, auto or a number");
+}
+
 }  // namespace
 
 Rechecked recheck_diff(const Saved &document, const diff::Tolerance &tolerance, bool as_saved) {
     const std::string saved_rule = document.text("rule"), saved_verdict = document.text("verdict");
     Verdict verdict = fixed_verdict(document);
     if (verdict.exit_code < 0) {
-        const auto rule = tolerance.rule();
-        if (as_saved) {
-            verdict = saved_rule == "hashes"     ? judge_exact(document)
-                      : saved_rule == "distance" ? judge_distance(document, document.number("tolerance"))
-                                                 : judge_automatic(document);
-        } else {
-            verdict = !rule                  ? judge_automatic(document)
-                      : rule == Rule::hashes ? judge_exact(document)
-                                             : judge_distance(document, tolerance.max_distance());
-        }
+        verdict = as_saved ? judge_as_saved(document) : judge_by(document, tolerance);
         const std::string missing = missing_text(document);
         if (verdict.exit_code == 0 && !missing.empty()) verdict = {2, missing, {}};
     }

@@ -175,12 +175,15 @@ Position read_receipt_row(const Saved &object) {
     return p;
 }
 
-void judge(Report &report) {
-    for (PromptReport &prompt : report.prompts) {
+// `own`: limits of single prompts, by their place in the report.
+void judge(Report &report, const std::map<size_t, bitnet_logits_limits_t> &own = {}) {
+    for (size_t i = 0; i < report.prompts.size(); ++i) {
+        PromptReport &prompt = report.prompts[i];
         if (!prompt.complete || prompt.positions.empty()) continue;
         try {
             prompt.error.clear();
-            judge_prompt(prompt, report.limits);
+            const auto found = own.find(i);
+            judge_prompt(prompt, found == own.end() ? report.limits : found->second);
         } catch (const CommandError &error) {
             prompt.error = error.what();
         }
@@ -204,12 +207,14 @@ Report read_crossval(const Saved &document) {
     report.ladder = document.text("ladder");
     report.limits = read_limits(document.at("limits"));
     if (document.has("top_k")) report.limits.top_k = small_integer(document.at("top_k"));
+    std::map<size_t, bitnet_logits_limits_t> own;
     for (const Saved &object : document.list("prompts")) {
+        if (object.has("envelope")) own.emplace(report.prompts.size(), read_limits(object.at("envelope").at("limits")));
         report.prompts.push_back(read_prompt(object));
         for (const Saved &row : object.list("rows"))
             report.prompts.back().positions.push_back(read_row(row, report.limits));
     }
-    judge(report);
+    judge(report, own);
     return report;
 }
 

@@ -151,6 +151,11 @@ class Traces(Case):
         self.assertIn("auto cannot be judged", self.error_of(path, "--tolerance", "auto"))
         self.recheck(path, "--tolerance", "1e3", expect=0)
 
+    def test_a_rule_that_is_not_known(self):
+        path = self.save("rule.json", dict(self.diff("b.jsonl")[0], rule="envelope"))
+        self.assertIn("needs more than the file holds", self.error_of(path))
+        self.recheck(path, "--tolerance", "exact", expect=1)
+
     def test_limits_of_logits_cannot_be_judged(self):
         path = self.save("diff.json", self.diff("a.jsonl")[0])
         self.assertIn("--tolerance", self.error_of(path, "--cos-tol", "0.5"))
@@ -273,6 +278,17 @@ class Logits(Case):
         self.assertEqual(code, 1)
         self.recheck(self.save("fewer.json", document), *self.FREE, expect=2)
 
+    def test_prompts_with_limits_of_their_own(self):
+        document = self.crossval("near.npy")[0]
+        document["envelope"] = {"class": None, "margin": 4}
+        document["prompts"][0]["envelope"] = {"limits": {"l2": 1e-3}}
+        path = self.save("envelope.json", document)
+        self.assertIn("judged by envelopes", self.error_of(path))
+        self.assertIn("judged by envelopes", self.error_of(path, "--nmse", "1"))
+        self.recheck(path, "--preset", "bitnet", expect=0)
+        page = run("report", "--crossval", path, "-o", "-", expect=1).stdout.decode()
+        self.assertIn("DIVERGENCE", page)
+
     def test_token_ids_decide_first(self):
         document = self.crossval("same.npy")[0]
         document["prompts"][0].update(rows=[], compared=0, summary=None, complete=False, token_parity="different",
@@ -347,7 +363,7 @@ class Receipts(Logits):
         self.recheck(self.save("rs.json", receipt), expect=2)
 
     # Of objects, above.
-    test_a_chain_of_rechecks = test_a_lead_that_was_not_saved = test_missing_positions = test_token_ids_decide_first = None
+    test_a_chain_of_rechecks = test_a_lead_that_was_not_saved = test_missing_positions = test_token_ids_decide_first = test_prompts_with_limits_of_their_own = None
     test_tolerance_cannot_be_judged = test_damaged_files = test_what_explain_printed = None
 
 
