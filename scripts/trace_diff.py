@@ -763,7 +763,9 @@ class Comparison:
         if relation == "different" and self.first is None:
             self.first = (x, y, distance)
         if relation != "equal" and self.would_pass is not None:
-            self.would_pass = max(self.would_pass, distance) if math.isfinite(distance) and finite else None
+            # Equal bits that are told differently: one record was altered, and no distance speaks for it.
+            measurable = math.isfinite(distance) and finite and not same_bits(x, y)
+            self.would_pass = max(self.would_pass, distance) if measurable else None
 
     def judge(self, x, y, distance):
         if same_bits(x, y):
