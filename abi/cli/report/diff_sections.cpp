@@ -48,7 +48,8 @@ std::string side_row(const Saved &document, const char *side, const char *key) {
 }
 
 Tile first_tile(const Saved &document) {
-    if (!document.has("first")) return {"First difference", "none", ""};
+    if (!document.has("first"))
+        return {"First difference", document.at("counts").count("compared") ? "none" : "unknown", ""};
     const Saved first = document.at("first");
     return {"First difference", escaped(first.text("stage")), escaped(place_text(first))};
 }
@@ -77,7 +78,11 @@ Part diff_part(const Saved &document) {
                           number_of(counts, "equal") + " equal, " + number_of(counts, "different") + " different"});
     part.tiles.push_back(logits_tile(document));
     const double needed = document.number("would_pass");
-    part.tiles.push_back({"Tolerance that would pass", std::isnan(needed) ? "none" : diff::rounded_up(needed),
+    const bool compared = counts.count("compared") > 0;
+    part.tiles.push_back({"Tolerance that would pass",
+                          !compared            ? "unknown"
+                          : std::isnan(needed) ? "none"
+                                               : diff::rounded_up(needed),
                           "judged by " + escaped(document.text("rule"))});
     size_t n_mismatches = 0, n_facts = 0;
     for (const Saved &fact : document.list("preflight")) {
@@ -93,7 +98,9 @@ Section diff_growth(const Saved &document) {
     Section section;
     const std::vector<Saved> layers = document.list("growth");
     if (layers.empty()) {
-        section.html = absent("Growth over the layers", document.at("counts").count("different") == 0
+        const Saved counts = document.at("counts");
+        section.html = absent("Growth over the layers", counts.count("compared") == 0 ? "nothing was compared"
+                                                        : counts.count("different") == 0
                                                             ? "no record differs, so there is nothing that grows"
                                                             : "no layer was compared at the first difference");
         return section;
@@ -142,7 +149,9 @@ Section diff_first(const Saved &document) {
     Section section;
     section.html = heading("The first difference", "");
     if (!document.has("first")) {
-        section.html += "<p>No record is judged different.</p>\n";
+        section.html += document.at("counts").count("compared")
+                            ? "<p>No record is judged different.</p>\n"
+                            : "<p class=\"none\">Not recorded: nothing was compared.</p>\n";
         return section;
     }
     const Saved first = document.at("first"), a = first.at("a"), b = first.at("b");

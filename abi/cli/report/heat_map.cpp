@@ -11,7 +11,7 @@ namespace {
 
 constexpr double character_width = 6.6;                      // of 12 pixel text, a little more than the usual
 constexpr double digit_width = 6.4;                          // of a cell's text
-constexpr double dense_width = 38, small_digit_width = 5.6;  // narrower cells have smaller digits
+constexpr double dense_width = 38, small_digit_width = 5.8;  // narrower: smaller digits, the dot above them
 constexpr double cell_width_max = 58, cell_text_height_min = 13;
 constexpr double slant_x = 0.64, slant_y = 0.77;  // cosine and sine of the names' angle, 50 degrees
 constexpr double column_label_distance_min = 44;
@@ -93,13 +93,13 @@ private:
         const double gap = cell_width_ > 6 ? 1 : 0, w = cell_width_ - gap, h = cell_height_ - 1;
         out_ += "<g>" + rect(x, y, w, h, cell.look) + "/>";
         const bool dense = w < dense_width;
-        const double mark = cell.marked ? (dense ? 5 : 9) : 0, digit = dense ? small_digit_width : digit_width;
+        const double mark = cell.marked && !dense ? 9 : 0, digit = dense ? small_digit_width : digit_width;
         if (cell_height_ >= cell_text_height_min && digit * double(cell.text.size()) <= w - mark - 1)
-            out_ += text_of("<text x=\"%.1f\" y=\"%.1f\" class=\"cell %s%st\">", x + (w - (dense ? mark : 0)) / 2,
-                            y + h / 2 + 4, dense ? "small " : "", cell.look.c_str()) +
+            out_ += text_of("<text x=\"%.1f\" y=\"%.1f\" class=\"cell %s%st\">", x + w / 2, y + h / 2 + 4,
+                            dense ? "small " : "", cell.look.c_str()) +
                     escaped(cell.text) + "</text>";
         if (cell.marked) {
-            const double radius = std::min({dense ? 1.7 : 2.3, w / 4, h / 4});
+            const double radius = std::min({dense ? 1.6 : 2.3, w / 4, h / 4});
             const bool in_corner = w > 20;  // beside the number
             const double inset = radius + (dense ? 1 : 2.2);
             out_ += dot(x + (in_corner ? w - inset : w / 2), y + (in_corner ? inset : h / 2), radius, cell.look + "t");

@@ -23,8 +23,9 @@ std::string upper(std::string text) {
     return text;
 }
 
-std::string capital(std::string text) {
-    if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = char(text[0] - 'a' + 'A');
+// An error begins with the name of a file, which stays as it is.
+std::string capital(std::string text, int exit_code) {
+    if (exit_code != 2 && !text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = char(text[0] - 'a' + 'A');
     if (!text.empty() && text.back() != '.') text += '.';
     return text;
 }
@@ -58,7 +59,7 @@ public:
         if (crossval_) add(crossval_section(*crossval_));
         absences();
         page_.html = head() + header(lead) + "<main>\n" + body_ + "</main>\n" + footer() + "</body>\n</html>\n";
-        page_.svg = svg_file(upper(page_.verdict) + ": " + capital(page_.sentence), figures_);
+        page_.svg = svg_file(upper(page_.verdict) + ": " + capital(page_.sentence, page_.exit_code), figures_);
         return std::move(page_);
     }
 
@@ -125,12 +126,12 @@ private:
     std::string header(const Part &lead) const {
         std::string html = "<header class=\"" + page_.verdict + "\">\n<p class=\"kind\">" + escaped_cut(title(), 600) +
                            "</p>\n<div class=\"verdict\"><h1><b>" + upper(page_.verdict) + "</b> " +
-                           escaped_sentence(capital(lead.sentence), 2000) + "</h1>\n";
+                           escaped_sentence(capital(lead.sentence, lead.exit_code), 2000) + "</h1>\n";
         std::string others;
         for (const Part &part : parts_)
             if (&part != &lead)
                 others += "<li>" + escaped(part.name) + ": " + tag(part.exit_code) + " &#8211; " +
-                          escaped_sentence(capital(part.sentence), 1000) + "</li>\n";
+                          escaped_sentence(capital(part.sentence, part.exit_code), 1000) + "</li>\n";
         if (!others.empty()) html += "<ul class=\"parts\">\n" + others + "</ul>\n";
         html += "</div>\n<dl class=\"tiles\">\n";
         for (const Part &part : parts_)

@@ -22,7 +22,7 @@ const char *const theme_css = R"css(
   --s1: #7cb7ff; --s2: #ffa261; --s3: #cfa3ff; --mark: #ffffff; } }
 svg { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
 svg text { fill: var(--text); } svg .soft { fill: var(--soft); } svg .cell { font-size: 11px; text-anchor: middle; }
-svg .small { font-size: 9.5px; } svg .end { text-anchor: end; } svg .middle { text-anchor: middle; } svg .head { font-size: 15px; font-weight: 600; }
+svg .small { font-size: 9px; } svg .end { text-anchor: end; } svg .middle { text-anchor: middle; } svg .head { font-size: 15px; font-weight: 600; }
 svg .bg { fill: var(--bg); } svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--soft); }
 svg .dot { fill: var(--mark); stroke: var(--bg); stroke-width: 0.7; } svg .ring { fill: none; stroke: var(--mark); stroke-width: 2.5; }
 svg .h0 { fill: var(--h0); } svg .h1 { fill: var(--h1); } svg .h2 { fill: var(--h2); } svg .h3 { fill: var(--h3); }

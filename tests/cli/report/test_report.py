@@ -34,6 +34,8 @@ BITNET = None
 
 def run(*arguments, expect=None):
     done = subprocess.run([BITNET, *map(str, arguments)], capture_output=True, timeout=300)
+    if b"Sanitizer" in done.stderr or b"runtime error" in done.stderr:
+        raise AssertionError(done.stderr.decode(errors="replace"))
     if expect is not None and done.returncode != expect:
         raise AssertionError(f"{arguments}: exit {done.returncode}, expected {expect}: {done.stderr.decode()}")
     return done
@@ -218,10 +220,12 @@ class Real(Case):
         self.assertIn(document["text"][1:], text.h1)  # its first letter is a capital
         self.assertIn("layer 1, ffn_act", text.h1)
         # Every value of the map stands in the page as text.
+        tables = Text(re.sub("<svg.*?</svg>", "", page, flags=re.S)).all
         values = self.values_of(document)
         self.assertGreater(len(values), 30)
         for value in values:
-            self.assertIn(f"{value:.2g}".replace("e+", "e"), text.all)
+            for where in (tables, text.all):
+                self.assertIn(f"{value:.2g}", where)
         self.assertEqual(page, self.report("again", self.a, self.b, expect=1)[0])  # the same bytes
         saved = self.save("saved_diff.json", document)
         from_file = self.report("from_file", "--diff", saved, expect=1)[1]
@@ -255,6 +259,9 @@ class Real(Case):
         self.assertTrue(text.h1.startswith("ERROR "), text.h1)
         self.assertIn("nothing was compared", text.h1.lower())
         self.assertNotIn("svg", text.tags)
+        self.assertNotIn("No record is judged different", text.all)
+        _, text = self.report("no_file", self.a, self.folder / "nowhere.jsonl", expect=2)
+        self.assertIn(str(self.folder / "nowhere.jsonl"), text.h1)
 
     def test_what_bitnetcpp_recorded(self):
         page, text = self.report("bitnetcpp", "--recording", RECORDING, "-m", SMALL, expect=0)
