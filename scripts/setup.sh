@@ -16,6 +16,8 @@ if [ "${1:-}" = tests ]; then
     packages="$packages dpkg-dev mmdebstrap groff-base zsh fish"
     # A cluster of one node, which the test of the sweeps starts for itself.
     packages="$packages munge slurm-client slurmctld slurmd"
+    # What shows the pages of bitnet report.
+    packages="$packages chromium"
     # The AArch64 library is built and run here too.
     [ "$(uname -m)" != x86_64 ] || packages="$packages g++-aarch64-linux-gnu qemu-user"
     # A Node.js or Python from elsewhere serves as well; Debian's npm would conflict with such a Node.js.

@@ -4,8 +4,9 @@
     trace_diff.py A B [--tolerance auto|exact|NUMBER] [--ignore KEY]... [--allow-missing] [--format text|json]
 
 A and B are traces in JSONL (schema 1 of plugins/TRACE_FORMAT.md): a file, or a folder whose *.jsonl are read in name order.
-A folder of *.trace files, one JSON object each as BitNet-rs writes them, serves as well: such records have a hash but no
-sketch, so only equal bits agree. Verdict, exit code and first difference are those of `bitnet diff` (abi/cli/diff/DIFF.md);
+BitNet-rs's records serve as well: a folder of *.trace files, one JSON object each, or JSONL of such objects. They have a hash
+and a root mean square but no sketch, so between them and other records equal bits agree, sizes too far apart differ, and
+nothing else can be judged. Verdict, exit code and first difference are those of `bitnet diff` (abi/cli/diff/DIFF.md);
 what goes beyond them, the operation at fault and the growth over the layers, is `bitnet diff`'s alone.
 
 Exit codes: 0 match, 1 divergence, 2 error. The report goes to stdout, errors to stderr.
@@ -36,6 +37,7 @@ NODE = {name: i for i, name in enumerate(STAGES)}
 LAYER_OUT, LOGITS = NODE["layer_out"], NODE["logits"]
 AFTER_LAYERS = MAX_LAYERS + 1  # slot of what comes behind every layer
 LOGITS_MAX_DISTANCE = 0.1      # relative L2 that free-running logits may be apart
+RMS_ROUNDING = 1e-3            # what a root mean square that was summed in f32 may be off by
 PREFLIGHT_KEYS = {"model_hash": False, "tokens": False, "hyperparameters": True, "semantics": True, "kv_type": False,
                   "architecture": False, "stages": False, "overridden": False, "runs": False}
 MATCH, DIVERGENCE, ERROR = 0, 1, 2
@@ -204,7 +206,10 @@ def mandatory(fields, names):
 
 class Record:
     __slots__ = ("key", "blake3", "n", "dtype", "nan", "inf", "zeros", "rms", "mean", "min", "max", "absmax", "l2", "top",
-                 "sketch", "argmax", "place")
+                 "sketch", "argmax", "place", "bare", "position_assumed")
+
+    def __init__(self):
+        self.bare = self.position_assumed = False  # BitNet-rs's fields alone; it names no position
 
 
 class Run:
@@ -213,6 +218,8 @@ class Run:
         self.hyperparameters, self.semantics = [], []
         self.tokens = []  # (position, id), ascending
         self.n_records = 0
+        self.max_layer = -1
+        self.bare = False  # of BitNet-rs's records, which name no run
 
 
 class Trace:
@@ -221,7 +228,38 @@ class Trace:
         self.runs, self.records = [], []
         self.problems, self.incomplete = [], []
         self.n_unparsable = self.n_duplicate = 0
-        self.sketches = True  # false: hashes alone
+
+    def bare_run(self):
+        """BitNet-rs's records name no run: all of a trace are of one."""
+        for i, run in enumerate(self.runs):
+            if run.bare:
+                return i
+        if len(self.runs) >= MAX_RUNS:
+            raise LineError(f"more than {MAX_RUNS} runs in one trace")
+        self.runs.append(Run())
+        self.runs[-1].bare = True
+        return len(self.runs) - 1
+
+    def add(self, record):
+        run = self.runs[record.key[0]]
+        run.n_records += 1
+        run.max_layer = max(run.max_layer, layer_of(record.key))
+        self.records.append(record)
+
+    def settle_last_layers(self, other):
+        """Outputs of the last layer get its number; one that is there under it too is the same value twice."""
+        known = {record.key for record in self.records if not is_last_layer_key(record.key)}
+        kept = []
+        for record in self.records:
+            if is_last_layer_key(record.key):
+                run, position = record.key[:2]
+                layers = [trace.runs[run].max_layer for trace in (self, other) if run < len(trace.runs)]
+                key = make_key(run, position, max(0, *layers) if len(layers) > 1 else max(0, layers[0]), LAYER_OUT)
+                if key in known:
+                    continue
+                record.key = key
+            kept.append(record)
+        self.records = kept
 
     def sort(self):
         self.records.sort(key=lambda record: record.key)
@@ -241,6 +279,15 @@ def make_key(run, position, layer, node):
     outside = STAGES[node] in OUTSIDE_LAYERS
     slot = (0 if node == 0 else AFTER_LAYERS) if outside else layer + 1
     return run, position, slot, node
+
+
+def make_last_layer_key(run, position):
+    """Of the last layer's output while the number of layers is unknown."""
+    return run, position, AFTER_LAYERS, LAYER_OUT
+
+
+def is_last_layer_key(key):
+    return key[2:] == (AFTER_LAYERS, LAYER_OUT)
 
 
 def layer_of(key):
@@ -314,7 +361,7 @@ class JsonlReader:
 
     def __init__(self, trace, path):
         self.trace, self.path = trace, str(path)
-        self.line, self.n_runs, self.n_bad = 0, 0, 0
+        self.line, self.n_runs, self.n_bare, self.n_bad = 0, 0, 0, 0
         self.open_run, self.step_tokens = None, []  # number of the open run as the file has it
 
     def problem(self, text):
@@ -342,14 +389,19 @@ class JsonlReader:
         if self.open_run is not None:
             self.problem(f"cut short: run {self.open_run} has no run_end after line {self.line}")
             self.finish_run(None)
-        elif self.n_runs == 0:
+        elif self.n_runs == 0 and self.n_bare == 0:
             self.problem(f"no valid run record in {self.line} lines: not a trace")
         return None
 
     def take(self, fields):
         kinds = {"run": self.take_run, "step": self.take_step, "tensor": self.take_tensor, "run_end": self.take_run_end}
-        if not any(key == "record" for key, _ in fields):
-            raise LineError('no "record"')
+        names = {key for key, _ in fields}
+        if "record" not in names:
+            if self.open_run is not None or not {"name", "blake3"} <= names:
+                raise LineError('no "record"')
+            self.trace.add(parse_bare(self.trace, fields, f"{printable(self.path)}:{self.line}"))
+            self.n_bare += 1
+            return
         kind = text_of("record", fields.first("record"))
         if kind not in kinds:
             bad("record", kind, "run, step, tensor or run_end")
@@ -405,8 +457,7 @@ class JsonlReader:
                 raise LineError("layer -2: the run record's hyperparameters have no n_layer")
         record.key = make_key(len(self.trace.runs) - 1, position, layer, node)
         record.place = f"{printable(self.path)}:{self.line}"
-        run.n_records += 1
-        self.trace.records.append(record)
+        self.trace.add(record)
 
     def take_run_end(self, fields):
         v = mandatory(fields, ("run", "records"))
@@ -427,75 +478,91 @@ class JsonlReader:
             run.tokens = sorted(dict(self.step_tokens).items())
 
 
-def read_trace_files(trace, paths):
-    """BitNet-rs's: one object a file, nine fields, no run record."""
-    trace.sketches = False
-    run = Run()
-    trace.runs.append(run)
-    for path in paths:
+BARE_FIELDS = ("name", "shape", "dtype", "blake3", "rms", "num_elements")
+NAME = re.compile(r"(?:t(?P<seq>[0-9]+)/)?(?:blk(?P<layer>[0-9]+)/)?(?P<stage>.*)\Z", re.DOTALL)
+
+
+def parse_bare(trace, fields, place):
+    """BitNet-rs: nine fields, of which the last three may be missing or null; the name says the same."""
+    v = mandatory(fields, BARE_FIELDS)
+    record = Record()
+    record.bare, record.place = True, place
+    named = NAME.match(text_of("name", v["name"])).groupdict()
+    if not isinstance(v["shape"], list) or isinstance(v["shape"], Pairs):
+        bad("shape", v["shape"], "an array")
+    record.dtype = text_of("dtype", v["dtype"]).upper()
+    if not 0 < len(record.dtype) < 5:
+        bad("dtype", v["dtype"], "a type such as F32")
+    record.blake3 = hex_digits("blake3", v["blake3"], 64)
+    record.n = count("num_elements", v["num_elements"])
+    # Rust writes null for a number that is not finite.
+    record.rms = math.nan if v["rms"] is None else number("rms", v["rms"])
+    if record.rms < 0:
+        raise LineError('"rms": a negative number found')
+    record.nan = record.inf = record.zeros = 0
+    position, layer = (int(named[key]) if named[key] else -1 for key in ("seq", "layer"))
+    stage = named["stage"]
+    for key, value in fields:
+        if value is None:
+            continue
+        if key == "seq":
+            position = count("seq", value, MAX_POSITIONS - 1)
+        elif key == "layer":
+            layer = integer("layer", value)
+        elif key == "stage":
+            stage = text_of("stage", value) or stage
+    if position >= MAX_POSITIONS:
+        raise LineError('"name": the position is too large')
+    if position < 0:
+        record.position_assumed, position = True, 0
+    if stage == ALL_LAYERS_OUT:
+        record.key = make_last_layer_key(trace.bare_run(), position)
+        return record
+    if stage not in NODE:
+        raise LineError(f'"stage": unknown stage "{printable(stage)}"')
+    check_layer(stage, layer)
+    record.key = make_key(trace.bare_run(), position, layer, NODE[stage])
+    return record
+
+
+def read_trace_file(trace, path):
+    """A *.trace file: one object, over as many lines as it likes; also several, one in each line."""
+    try:
+        text = path.read_bytes().rstrip(b" \t\r\n")
+    except OSError as error:
+        trace.problems.append(f"{printable(str(path))}: {error.strerror}")
+        return
+    for line, part in enumerate(text.split(b"\n") if b"\n{" in text else [text], 1):
         try:
-            take_trace_file(trace, path)
+            if not part:
+                raise LineError("is empty: a record expected")
+            fields = parse_object(part)
+            names = {key for key, _ in fields}
+            if "record" in names or not {"name", "blake3"} <= names:
+                raise LineError('no "name" and "blake3"')
+            trace.add(parse_bare(trace, fields, f"{printable(str(path))}:{line}"))
         except LineError as error:
             trace.n_unparsable += 1
-            trace.problems.append(f"{printable(str(path))}: {printable(str(error))}")
-        except OSError as error:
-            trace.problems.append(f"{printable(str(path))}: {error.strerror}")
-
-
-NAME = re.compile(r"(?:t(?P<seq>\d+)/)?(?:blk(?P<layer>\d+)/)?(?P<stage>[\w.]+)\Z")
-
-
-def take_trace_file(trace, path):
-    fields = dict(parse_object(path.read_bytes()))
-    record = Record()
-    for name in ("name", "dtype", "blake3", "num_elements"):
-        if name not in fields:
-            raise LineError(f'no "{name}"')
-    match = NAME.match(text_of("name", fields["name"]))
-    named = match.groupdict() if match else {}
-
-    def place(key, default):
-        value = fields.get(key)
-        return integer(key, value) if value is not None else int(named.get(key) or default)
-    position, layer = place("seq", 0), place("layer", -1)
-    stage = fields.get("stage") or named.get("stage") or ""
-    if not 0 <= position < MAX_POSITIONS:
-        bad("seq", position, f"an integer from 0 to {MAX_POSITIONS - 1}")
-    if stage == ALL_LAYERS_OUT and layer == ALL_LAYERS_OUT_LAYER:
-        # The index of the last layer is not in these files: what comes behind every layer.
-        record.key = (0, position, AFTER_LAYERS, LAYER_OUT)
-    else:
-        if stage not in NODE:
-            raise LineError(f'"stage": unknown stage "{printable(str(stage))}"')
-        check_layer(stage, layer)
-        record.key = make_key(0, position, layer, NODE[stage])
-    record.blake3 = hex_digits("blake3", fields["blake3"], 64)
-    record.n = count("num_elements", fields["num_elements"])
-    record.dtype = text_of("dtype", fields["dtype"]).upper()
-    record.rms = size_metric("rms", fields["rms"]) if fields.get("rms") is not None else None
-    record.nan = record.inf = record.zeros = 0
-    record.place = printable(str(path))
-    trace.records.append(record)
+            trace.problems.append(f"{printable(str(path))}:{line}: {printable(str(error))}")
 
 
 def read_trace(path):
     trace = Trace(path)
     folder = Path(path)
     if not folder.is_dir():
-        JsonlReader(trace, path).read()
-    else:
-        files = {suffix: sorted(file for file in folder.iterdir() if file.name.endswith(suffix))
-                 for suffix in (".jsonl", ".trace", ".zst")}
-        if files[".jsonl"]:
-            for file in files[".jsonl"]:
-                JsonlReader(trace, file).read()
-        elif files[".trace"]:
-            read_trace_files(trace, files[".trace"])
-        elif files[".zst"]:
+        read_trace_file(trace, folder) if folder.name.endswith(".trace") else JsonlReader(trace, path).read()
+        return trace
+    files = {suffix: sorted(file for file in folder.iterdir() if file.name.endswith(suffix))
+             for suffix in (".jsonl", ".trace", ".zst")}
+    for file in files[".jsonl"]:
+        JsonlReader(trace, file).read()
+    if not files[".jsonl"]:
+        for file in files[".trace"]:
+            read_trace_file(trace, file)
+        if files[".zst"] and not files[".trace"]:
             JsonlReader(trace, files[".zst"][0]).read()
-        else:
-            trace.problems.append(f"{printable(path)}: no *.jsonl and no *.trace in this folder, at least one expected")
-    trace.sort()
+    if not any(files.values()):
+        trace.problems.append(f"{printable(path)}: no *.jsonl and no *.trace in this folder, at least one expected")
     return trace
 
 
@@ -571,8 +638,29 @@ def preflight(a, b, options):
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
+def is_nonfinite(record):
+    return not math.isfinite(record.rms) if record.bare else record.nan + record.inf > 0
+
+
 def has_nonfinite(a, b):
-    return a.nan + a.inf + b.nan + b.inf > 0
+    return is_nonfinite(a) or is_nonfinite(b)
+
+
+def comparable(a, b):
+    """Nothing is guessed: both name their position, hold one row and hash the same kind of bytes."""
+    if a.position_assumed != b.position_assumed:
+        return False
+    if a.bare == b.bare:
+        return True
+    # BitNet-rs writes all rows of a prefill as one record, and hashes integers as f32.
+    whole, part = (a.n, b.n) if a.bare else (b.n, a.n)
+    return a.dtype == "F32" and (whole == part or not part or not whole or whole % part != 0)
+
+
+def at_least(a, b):
+    """The distance is at least that of the root mean squares."""
+    difference = abs(a.rms - b.rms)
+    return difference / a.rms if difference and a.rms else math.inf if difference else 0.0
 
 
 def same_bits(a, b):
@@ -591,14 +679,15 @@ def relative_distance(a, b):
     return distance / a.l2 if a.l2 else math.inf
 
 
-def statistics_agree(a, b, sketches):
+def statistics_agree(a, b):
     def near(x, y, size):
         return abs(x - y) <= 1e-5 * size
 
     def close(x, y):
         return near(x, y, max(abs(x), abs(y)))
-    if not sketches:
-        return a.rms is None or b.rms is None or close(a.rms, b.rms)
+    if a.bare or b.bare:  # BitNet-rs sums squares in f32
+        return is_nonfinite(a) == is_nonfinite(b) and (is_nonfinite(a) or near(a.rms, b.rms, RMS_ROUNDING / 1e-5
+                                                                                * max(a.rms, b.rms)))
     return ((a.nan, a.inf, a.zeros, a.top, a.sketch) == (b.nan, b.inf, b.zeros, b.top, b.sketch)
             and all(close(getattr(a, name), getattr(b, name)) for name in ("rms", "l2", "absmax", "min", "max"))
             and near(a.mean, b.mean, a.rms))
@@ -625,15 +714,15 @@ def logits_differ(a, b, distance):
 class Comparison:
     def __init__(self, a, b, options):
         self.a, self.b = a, b
-        self.sketches = a.sketches and b.sketches
         self.rule, self.max_distance = self.choose_rule(options.tolerance)
         self.counts = dict.fromkeys(("compared", "equal", "within", "unjudged", "different", "missing_in_a", "missing_in_b"), 0)
         self.first = self.first_missing_in_a = self.first_missing_in_b = None
-        self.n_logits, self.would_pass, self.problems = 0, 0.0, []
+        self.n_logits, self.n_logits_unjudged, self.first_unjudged = 0, 0, None
+        self.would_pass, self.problems = 0.0, []
         self.match_records()
 
     def choose_rule(self, tolerance):
-        if tolerance == "exact" or (tolerance == "auto" and not self.sketches):
+        if tolerance == "exact":
             return "hashes", 0.0
         if tolerance != "auto":
             return "distance", float(tolerance)
@@ -659,29 +748,39 @@ class Comparison:
     def compare(self, x, y):
         distance = 0.0
         if not same_bits(x, y):
-            distance = relative_distance(x, y) if self.sketches else math.nan
+            distance = math.nan if x.bare or y.bare else relative_distance(x, y)
         relation = self.judge(x, y, distance)
         finite = not has_nonfinite(x, y)
-        if self.rule != "hashes" and x.n == y.n and finite and math.isnan(distance):
+        if self.rule != "hashes" and x.n == y.n and finite and math.isnan(distance) and not (x.bare or y.bare):
             self.problems.append(f"{x.place} and {y.place}: {record_name(x.key)}: the distance is NaN: a sketch holds a "
                                  "value that is not finite")
         self.counts["compared"] += 1
         self.counts[relation] += 1
         self.n_logits += x.key[3] == LOGITS
+        if relation == "unjudged":
+            self.n_logits_unjudged += x.key[3] == LOGITS
+            self.first_unjudged = self.first_unjudged or x.key
         if relation == "different" and self.first is None:
             self.first = (x, y, distance)
         if relation != "equal" and self.would_pass is not None:
-            self.would_pass = max(self.would_pass, distance) if math.isfinite(distance) and finite else None
+            # Equal bits that are told differently: one record was altered, and no distance speaks for it.
+            measurable = math.isfinite(distance) and finite and not same_bits(x, y)
+            self.would_pass = max(self.would_pass, distance) if measurable else None
 
     def judge(self, x, y, distance):
         if same_bits(x, y):
-            return "equal" if statistics_agree(x, y, self.sketches) else "different"
+            return "equal" if statistics_agree(x, y) else "different"
+        if not comparable(x, y):
+            return "unjudged"
         if self.rule == "hashes" or x.n != y.n or has_nonfinite(x, y):
             return "different"
+        if self.rule == "logits" and x.key[3] != LOGITS:
+            return "unjudged"
+        if x.bare or y.bare:
+            allowed = LOGITS_MAX_DISTANCE if self.rule == "logits" else self.max_distance
+            return "different" if at_least(x, y) > allowed + RMS_ROUNDING else "unjudged"
         if self.rule == "distance":
             return "within" if distance <= self.max_distance else "different"
-        if x.key[3] != LOGITS:
-            return "unjudged"
         return "different" if logits_differ(x, y, distance) else "within"
 
 
@@ -690,11 +789,16 @@ class Comparison:
 class Report:
     def __init__(self, a, b, options):
         self.a, self.b = a, b
+        a.settle_last_layers(b)
+        b.settle_last_layers(a)
+        a.sort()
+        b.sort()
         self.mismatches = preflight(a, b, options)
         self.comparison = Comparison(a, b, options)
         self.first = None if self.mismatches else self.comparison.first
         self.errors = []
         self.collect_errors(options)
+        self.collect_unjudged()
         self.collect_missing(options)
         self.conclude()
 
@@ -705,8 +809,6 @@ class Report:
             if not options.allow_missing:
                 self.add_problems(trace.incomplete)
         self.add_problems(comparison.problems)
-        if comparison.rule == "distance" and not comparison.sketches and not self.errors:
-            self.errors.append("--tolerance: *.trace files hold no sketch: only exact, or auto, can be judged")
         if self.mismatches or self.errors:
             return
         if comparison.counts["compared"] == 0:
@@ -719,6 +821,17 @@ class Report:
         self.errors += problems[:PROBLEMS_SHOWN]
         if len(problems) > PROBLEMS_SHOWN:
             self.errors.append(f"... and {len(problems) - PROBLEMS_SHOWN} more like these")
+
+    def collect_unjudged(self):
+        """What could not be judged is no match: an error, unless something wrong was found."""
+        comparison = self.comparison
+        logits = comparison.rule == "logits"
+        n = comparison.n_logits_unjudged if logits else comparison.counts["unjudged"]
+        if n and not self.first and not self.mismatches and not self.errors:
+            self.errors.append(f"no verdict: {n} of {comparison.n_logits if logits else comparison.counts['compared']} "
+                               f"{'logits' if logits else 'records'} differ and cannot be judged, the first is "
+                               f"{record_name(comparison.first_unjudged)}: without sketches, or without a position of their own, "
+                               "only equal hashes and very different sizes say anything")
 
     def collect_missing(self, options):
         """Records on one side only: an error, unless something wrong was found that no further record can undo."""

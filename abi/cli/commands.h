@@ -21,6 +21,8 @@ void add_crossval_command(CLI::App &app, int &exit_code);
 void add_tokenize_command(CLI::App &app, int &exit_code);
 void add_inspect_command(CLI::App &app, int &exit_code);
 void add_make_model_command(CLI::App &app, int &exit_code);
+void add_report_command(CLI::App &app, int &exit_code);
+void add_recheck_command(CLI::App &app, int &exit_code);
 void add_bench_command(CLI::App &app, int &exit_code);
 void add_completion_command(CLI::App &app, int &exit_code);
 void add_man_command(CLI::App &app, int &exit_code);

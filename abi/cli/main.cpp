@@ -101,6 +101,8 @@ int main(int argc, char **argv) {
         bitnet::add_trace_command(app, exit_code);
         bitnet::add_diff_command(app, exit_code);
         bitnet::add_explain_command(app, exit_code);
+        bitnet::add_report_command(app, exit_code);
+        bitnet::add_recheck_command(app, exit_code);
         bitnet::add_certify_command(app, exit_code);
         bitnet::add_crossval_command(app, exit_code);
         bitnet::add_tokenize_command(app, exit_code);

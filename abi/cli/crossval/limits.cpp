@@ -1,5 +1,6 @@
 #include "abi/cli/crossval/limits.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -109,7 +110,9 @@ void LimitOptions::add_to(CLI::App &command) {
     for (int32_t i = 0; bitnet_compare_preset_name(i) != nullptr; i++) presets.push_back(bitnet_compare_preset_name(i));
     std::string list;
     for (const std::string &name : presets) list += (list.empty() ? "" : ", ") + name;
-    command.add_option("--preset", preset, "Limits of the verdict: " + list + " (default bitnet)")
+    command
+        .add_option("--preset", preset,
+                    "Limits of the verdict: " + list + " (default " + (preset.empty() ? "as saved" : preset) + ")")
         ->type_name("NAME")
         ->check(one_of(presets));
     for (const Limit &limit : all_limits) {
@@ -137,10 +140,19 @@ void LimitOptions::add_to(CLI::App &command) {
         ->type_name("LIST");
 }
 
-bitnet_logits_limits_t LimitOptions::resolved() const {
+bool LimitOptions::given() const {
+    const bool number = std::any_of(values.begin(), values.end(), [](auto &value) { return !value.second.empty(); });
+    return !preset.empty() || number || !top1.empty() || top_k > 0 || !metrics.empty();
+}
+
+bitnet_logits_limits_t LimitOptions::resolved(const bitnet_logits_limits_t *base) const {
     Limits limits = {};
     limits.struct_size = sizeof limits;
-    check(bitnet_compare_preset(preset.c_str(), &limits));
+    if (preset.empty() && base) {
+        limits = *base;
+    } else {
+        check(bitnet_compare_preset(preset.c_str(), &limits));
+    }
     for (const Limit &limit : all_limits) {
         const std::string &text = values.at(limit.option);
         const bool is_warning = limit.field == &Limits::cosine_warn;
@@ -182,6 +194,12 @@ std::vector<std::string> metric_names(uint32_t metrics) {
     return list;
 }
 
+uint32_t metric_of(const std::string &name) {
+    for (const Name &known : names)
+        if (name == known.name) return known.metric;
+    return 0;
+}
+
 double metric_value(const bitnet_logits_row_t &row, uint32_t metric) {
     switch (row.measured & metric) {
     case BITNET_METRIC_COSINE: return row.cosine;
@@ -198,6 +216,14 @@ double metric_value(const bitnet_logits_row_t &row, uint32_t metric) {
 double limit_value(const bitnet_logits_limits_t &limits, uint32_t metric) {
     const Limit *limit = limit_of(metric);
     return limit && (limits.judged & metric) ? limits.*limit->field : NAN;
+}
+
+bool set_limit(bitnet_logits_limits_t &limits, uint32_t metric, double value) {
+    const Limit *limit = limit_of(metric);
+    if (!limit) return false;
+    limits.judged |= metric;
+    limits.*limit->field = value;
+    return true;
 }
 
 std::string limits_text(const bitnet_logits_limits_t &limits) {

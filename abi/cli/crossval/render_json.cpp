@@ -29,26 +29,30 @@ json number(double value) {
 
 json metric(const bitnet_logits_row_t &row, uint32_t bit) { return number(metric_value(row, bit)); }
 
-json row_object(const Position &p) {
+json row_object(const Position &p, const bitnet_logits_limits_t &limits) {
     const bitnet_logits_row_t &row = p.row;
     const bool has_top1 = (row.measured & BITNET_METRIC_TOP1) != 0;
-    json out = {{"position", p.position},
-                {"token", p.token},
-                {"verdict", row.failed   ? "diverged"
-                            : row.warned ? "warning"
-                                         : "ok"},
-                {"failed", metric_names(row.failed)},
-                {"cosine", metric(row, BITNET_METRIC_COSINE)},
-                {"l2", metric(row, BITNET_METRIC_L2)},
-                {"max_abs", metric(row, BITNET_METRIC_MAX_ABS)},
-                {"mse", metric(row, BITNET_METRIC_MSE)},
-                {"nmse", metric(row, BITNET_METRIC_NMSE)},
-                {"kl", metric(row, BITNET_METRIC_KL)},
-                {"top_k", metric(row, BITNET_METRIC_TOP_K)},
-                {"top1", has_top1 ? json(row.top1_a) : json(nullptr)},
-                {"top1_against", has_top1 ? json(row.top1_b) : json(nullptr)},
-                {"nonfinite", row.n_nonfinite},
-                {"worst", nullptr}};
+    json out = {
+        {"position", p.position},
+        {"token", p.token},
+        {"verdict", row.failed   ? "diverged"
+                    : row.warned ? "warning"
+                                 : "ok"},
+        {"failed", metric_names(row.failed)},
+        {"cosine", metric(row, BITNET_METRIC_COSINE)},
+        {"l2", metric(row, BITNET_METRIC_L2)},
+        {"max_abs", metric(row, BITNET_METRIC_MAX_ABS)},
+        {"mse", metric(row, BITNET_METRIC_MSE)},
+        {"nmse", metric(row, BITNET_METRIC_NMSE)},
+        {"kl", metric(row, BITNET_METRIC_KL)},
+        {"top_k", metric(row, BITNET_METRIC_TOP_K)},
+        {"top1", has_top1 ? json(row.top1_a) : json(nullptr)},
+        {"top1_against", has_top1 ? json(row.top1_b) : json(nullptr)},
+        {"top1_lead", has_top1 ? number(row.top1_lead) : json(nullptr)},
+        {"not_close", row.measured & limits.judged & BITNET_METRIC_CLOSE ? json(row.n_not_close) : json(nullptr)},
+        {"elements", row.n},
+        {"nonfinite", row.n_nonfinite},
+        {"worst", nullptr}};
     if (row.measured & BITNET_METRIC_MAX_ABS)
         out["worst"] = {{"index", row.worst_index},
                         {"ours", number(double(row.worst_a))},
@@ -73,7 +77,7 @@ json summary_object(const bitnet_logits_summary_t &s) {
             {"unmeasured", metric_names(s.unmeasured)}};
 }
 
-json prompt_object(const PromptReport &prompt) {
+json prompt_object(const PromptReport &prompt, const bitnet_logits_limits_t &limits) {
     json out = {{"index", prompt.index}, {"id", prompt.id}};
     out["prompt"] = prompt.text ? json(*prompt.text) : json(nullptr);
     out["verdict"] = verdict_name(prompt.exit_code());
@@ -93,9 +97,11 @@ json prompt_object(const PromptReport &prompt) {
     out["first_divergence"] = first ? json(first->position) : json(nullptr);
     out["compared"] = prompt.positions.size();
     out["missing"] = prompt.n_missing;
+    out["missing_allowed"] = prompt.missing_allowed;
+    out["complete"] = prompt.complete;
     out["summary"] = prompt.positions.empty() ? json(nullptr) : summary_object(prompt.summary);
     out["rows"] = json::array();
-    for (const Position &p : prompt.positions) out["rows"].push_back(row_object(p));
+    for (const Position &p : prompt.positions) out["rows"].push_back(row_object(p, limits));
     return out;
 }
 
@@ -197,10 +203,11 @@ std::string render_json(const Report &report) {
                       {"limitation", report.limitation.empty() ? json(nullptr) : json(report.limitation)}};
     out["preset"] = report.preset;
     out["limits"] = limits_object(report.limits);
+    out["top_k"] = report.limits.top_k;
     out["ladder"] = report.ladder;
     out["compared"] = report.n_compared();
     out["prompts"] = json::array();
-    for (const PromptReport &prompt : report.prompts) out["prompts"].push_back(prompt_object(prompt));
+    for (const PromptReport &prompt : report.prompts) out["prompts"].push_back(prompt_object(prompt, report.limits));
     return dump(out);
 }
 
@@ -244,7 +251,7 @@ std::string render_receipt(const Report &report, const std::string &timestamp) {
     out["semantics"] = report.semantics;
     out["prompts"] = json::array();
     for (const PromptReport &prompt : report.prompts) {
-        json object = prompt_object(prompt);
+        json object = prompt_object(prompt, report.limits);
         object.erase("rows");
         out["prompts"].push_back(object);
     }

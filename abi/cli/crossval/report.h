@@ -32,7 +32,9 @@ struct PromptReport {
     std::optional<Ids> tokens_of_theirs;  // none: unknown
     std::optional<TokenDifference> difference;
     std::vector<Position> positions;
-    size_t n_missing = 0;  // wanted, but not offered
+    size_t n_missing = 0;          // wanted, but not offered
+    bool missing_allowed = false;  // that is no error
+    bool complete = false;         // everything that was offered was compared
     bitnet_logits_summary_t summary{};
     std::string error;  // "": none
 

@@ -141,15 +141,11 @@ private:
         std::set_intersection(wanted.begin(), wanted.end(), offered.positions.begin(), offered.positions.end(),
                               std::back_inserter(both));
         report_.n_missing = wanted.size() - both.size();
+        report_.missing_allowed = offered.partial || settings_.allow_missing;
         if (both.empty()) throw CommandError("nothing was compared: the other side has none of the positions");
         evaluate(both);
-        summarize();
-        if (report_.n_missing > 0 && !offered.partial && !settings_.allow_missing && !report_.limits_missed())
-            throw CommandError(
-                text_of("%zu of %zu positions are missing on the other side (--allow-missing accepts it)",
-                        report_.n_missing, wanted.size()));
-        if (report_.summary.verdict == BITNET_COMPARE_NOTHING)
-            throw CommandError("no verdict: none of the limits can be judged from what the other side holds");
+        report_.complete = true;
+        judge_prompt(report_, limits_);
     }
 
     // `positions`: ascending.
@@ -181,13 +177,6 @@ private:
         report_.positions.push_back(std::move(p));
     }
 
-    void summarize() {
-        std::vector<bitnet_logits_row_t> rows;
-        for (const Position &p : report_.positions) rows.push_back(p.row);
-        report_.summary.struct_size = sizeof report_.summary;
-        check(bitnet_compare_rows(rows.data(), rows.size(), &limits_, &report_.summary));
-    }
-
     const bitnet_model_t *model_;
     Source &source_;
     const RunSettings &settings_;
@@ -197,6 +186,19 @@ private:
 };
 
 }  // namespace
+
+void judge_prompt(PromptReport &report, const bitnet_logits_limits_t &limits) {
+    std::vector<bitnet_logits_row_t> rows;
+    for (const Position &p : report.positions) rows.push_back(p.row);
+    report.summary.struct_size = sizeof report.summary;
+    check(bitnet_compare_rows(rows.data(), rows.size(), &limits, &report.summary));
+    for (size_t i = 0; i < rows.size(); ++i) report.positions[i].row = rows[i];
+    if (report.n_missing > 0 && !report.missing_allowed && !report.limits_missed())
+        throw CommandError(text_of("%zu of %zu positions are missing on the other side (--allow-missing accepts it)",
+                                   report.n_missing, report.n_missing + report.positions.size()));
+    if (report.summary.verdict == BITNET_COMPARE_NOTHING)
+        throw CommandError("no verdict: none of the limits can be judged from what the other side holds");
+}
 
 PromptReport compare_prompt(const bitnet_model_t *model, Source &source, size_t index, const PromptItem &item,
                             const RunSettings &settings, const bitnet_logits_limits_t &limits) {

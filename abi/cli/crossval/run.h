@@ -23,4 +23,8 @@ struct RunSettings {
 PromptReport compare_prompt(const bitnet_model_t *model, Source &source, size_t index, const PromptItem &item,
                             const RunSettings &settings, const bitnet_logits_limits_t &limits);
 
+// Judges what was measured (`complete`) by these limits: the summary, and the verdict of each position. Throws
+// CommandError when that makes no verdict.
+void judge_prompt(PromptReport &report, const bitnet_logits_limits_t &limits);
+
 }  // namespace bitnet::crossval

@@ -120,6 +120,10 @@ public:
     explicit TraceSource(const std::string &path) : path_(path), trace_(diff::read_trace(path)) {
         for (const diff::Problems *problems : {&trace_.problems, &trace_.incomplete})
             if (!problems->empty()) throw CommandError(problems->lines().front());
+        for (const diff::Run &run : trace_.runs)
+            if (run.bare)
+                throw CommandError(printable(path) + ": BitNet-rs's records hold no sketch to compare logits with; "
+                                                     "`bitnet diff` judges what they do hold");
         for (const diff::Record *record : trace_.sorted)
             if (diff::node_of(record->key) == diff::logits_node())
                 records_[diff::run_of(record->key)][diff::position_of(record->key)] = record;

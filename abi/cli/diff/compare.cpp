@@ -9,6 +9,9 @@ namespace bitnet::diff {
 
 namespace {
 
+// What a root mean square that was summed in f32 may be off by.
+constexpr double kRmsRounding = 1e-3;
+
 double sketch_distance(const Record &a, const Record &b) {
     double sum = 0;
     for (size_t i = 0; i < kSketchBuckets; ++i) {
@@ -19,6 +22,7 @@ double sketch_distance(const Record &a, const Record &b) {
 }
 
 double relative_distance(const Record &a, const Record &b) {
+    if (a.bare || b.bare) return std::numeric_limits<double>::quiet_NaN();
     // A sketch leaves NaN and infinities out: with more of them on one side it measures something else.
     if (a.n_elements != b.n_elements || a.n_nan != b.n_nan || a.n_inf != b.n_inf) {
         return std::numeric_limits<double>::quiet_NaN();
@@ -32,8 +36,15 @@ bool same_bits(const Record &a, const Record &b) {
     return a.blake3 == b.blake3 && a.n_elements == b.n_elements && a.dtype == b.dtype;
 }
 
+bool is_nonfinite(const Record &r) { return r.bare ? !std::isfinite(r.rms) : r.n_nan + r.n_inf > 0; }
 // With NaN or infinities anywhere only the hashes can tell whether they are the same ones.
-bool has_nonfinite(const Record &a, const Record &b) { return a.n_nan + a.n_inf + b.n_nan + b.n_inf > 0; }
+bool has_nonfinite(const Record &a, const Record &b) { return is_nonfinite(a) || is_nonfinite(b); }
+
+// BitNet-rs sums squares in f32 and counts values that are not finite.
+bool agree_as_far_as_known(const Record &a, const Record &b) {
+    if (is_nonfinite(a) != is_nonfinite(b)) return false;
+    return is_nonfinite(a) || std::abs(a.rms - b.rms) <= kRmsRounding * std::max(a.rms, b.rms);
+}
 
 // Index of the largest value: as recorded, else where `top` (by magnitude) shows it.
 std::optional<uint32_t> largest(const Record &record) {
@@ -59,25 +70,31 @@ bool lead_inside(const Record &record, uint32_t other, double noise) {
     return record.max - rival <= noise;
 }
 
-Relation judge_logits(const Pair &pair) {
+Relation judge_logits(const Pair &pair, const LogitsPair &logits) {
     if (!(pair.distance <= kLogitsMaxDistance)) return Relation::different;
-    LogitsPair logits = compare_logits(pair);
     bool top_differs = logits.top_a && logits.top_b && *logits.top_a != *logits.top_b;
     return top_differs && !logits.top_inside_noise ? Relation::different : Relation::within;
 }
 
-Relation judge(const Pair &pair, const Comparison &comparison) {
-    if (same_bits(*pair.a, *pair.b)) {
-        return statistics_agree(*pair.a, *pair.b) ? Relation::equal : Relation::different;
-    }
-    if (comparison.rule == Rule::hashes || pair.a->n_elements != pair.b->n_elements ||
-        has_nonfinite(*pair.a, *pair.b)) {
-        return Relation::different;
-    }
-    if (comparison.rule == Rule::distance) {
-        return pair.distance <= comparison.max_distance ? Relation::within : Relation::different;
-    }
-    return node_of(pair.key()) == logits_node() ? judge_logits(pair) : Relation::unjudged;
+// The distance is at least that of the root mean squares.
+double distance_of_rms(const Record &a, const Record &b) {
+    const double difference = std::abs(a.rms - b.rms);
+    return difference == 0 ? 0 : difference / a.rms;
+}
+
+uint8_t facts_of(const Record &a, const Record &b) {
+    uint8_t facts = 0;
+    if (same_bits(a, b)) facts |= Pair::same_bits;
+    if (a.bare || b.bare ? agree_as_far_as_known(a, b) : statistics_agree(a, b)) facts |= Pair::statistics_agree;
+    if (a.n_elements == b.n_elements) facts |= Pair::same_size;
+    if (has_nonfinite(a, b)) facts |= Pair::nonfinite;
+    if (!a.bare && !b.bare) facts |= Pair::measurable;
+    // BitNet-rs writes all rows of a prefill as one record, and hashes integers as f32.
+    const bool rows = a.bare != b.bare && a.n_elements != b.n_elements && a.n_elements && b.n_elements &&
+                      (a.bare ? a.n_elements % b.n_elements : b.n_elements % a.n_elements) == 0;
+    const bool other_bytes = a.bare != b.bare && std::string_view(a.dtype.data()) != "F32";
+    if (a.position_assumed == b.position_assumed && !rows && !other_bytes) facts |= Pair::comparable;
+    return facts;
 }
 
 void count(Comparison &comparison, const Pair &pair) {
@@ -89,9 +106,14 @@ void count(Comparison &comparison, const Pair &pair) {
     case Relation::unjudged: ++counts.unjudged; break;
     case Relation::different: ++counts.different; break;
     }
-    if (node_of(pair.key()) == logits_node()) ++comparison.n_logits;
+    if (node_of(pair.key()) == logits_node()) {
+        ++comparison.n_logits;
+        comparison.n_logits_unjudged += pair.relation == Relation::unjudged ? 1 : 0;
+    }
     if (pair.relation == Relation::equal) return;
-    bool measurable = std::isfinite(pair.distance) && !has_nonfinite(*pair.a, *pair.b);
+    if (pair.relation == Relation::unjudged && !comparison.first_unjudged) comparison.first_unjudged = pair.key();
+    // Equal bits that are told differently: one record was altered, and no distance speaks for it.
+    bool measurable = !pair.is(Pair::same_bits) && std::isfinite(pair.distance) && !pair.is(Pair::nonfinite);
     if (!measurable) {
         comparison.would_pass.reset();
         comparison.no_tolerance_passes = true;
@@ -101,14 +123,12 @@ void count(Comparison &comparison, const Pair &pair) {
 }
 
 void check_pair(Comparison &comparison, const Trace &a, const Trace &b, const Pair &pair) {
-    auto where = [&](const char *text) {
-        comparison.problems.add(format_text("%s:%u and %s:%u: %s: %s", printable(a.files[pair.a->file], 200).c_str(),
-                                            pair.a->line, printable(b.files[pair.b->file], 200).c_str(), pair.b->line,
-                                            record_name(pair.key()).c_str(), text));
-    };
-    bool measured = comparison.rule != Rule::hashes && pair.a->n_elements == pair.b->n_elements;
-    if (measured && !has_nonfinite(*pair.a, *pair.b) && std::isnan(pair.distance))
-        where("the distance is NaN: a sketch holds a value that is not finite");
+    bool measured = comparison.rule != Rule::hashes && pair.is(Pair::same_size) && pair.is(Pair::measurable);
+    if (!measured || pair.is(Pair::nonfinite) || !std::isnan(pair.distance)) return;
+    comparison.problems.add(format_text("%s:%u and %s:%u: %s: the distance is NaN: a sketch holds a value that is not finite",
+                                        printable(a.files[pair.a.file], 200).c_str(), pair.a.line,
+                                        printable(b.files[pair.b.file], 200).c_str(), pair.b.line,
+                                        record_name(pair.key()).c_str()));
 }
 
 bool same_engine(const Trace &a, const Trace &b) {
@@ -142,8 +162,7 @@ std::optional<double> allowed_distance(const Comparison &comparison, const Pair 
     return std::nullopt;
 }
 
-LogitsPair compare_logits(const Pair &pair) {
-    const Record &a = *pair.a, &b = *pair.b;
+LogitsPair compare_logits(const Record &a, const Record &b, double distance) {
     LogitsPair logits;
     logits.top_a = largest(a);
     logits.top_b = largest(b);
@@ -151,40 +170,57 @@ LogitsPair compare_logits(const Pair &pair) {
     for (uint32_t i = 0; i < a.n_top; ++i) logits.n_common += listed_value(b, a.top[i].index) ? 1 : 0;
     if (logits.top_a && logits.top_b && *logits.top_a != *logits.top_b && a.n_elements > 0) {
         // A difference of two values, each off by up to three standard deviations of the error.
-        double noise = 6 * pair.distance * a.l2 / std::sqrt(double(a.n_elements));
+        double noise = 6 * distance * a.l2 / std::sqrt(double(a.n_elements));
         logits.top_inside_noise = lead_inside(a, *logits.top_b, noise);
     }
     return logits;
 }
 
-Comparison compare_records(const Trace &a, const Trace &b, const Options &options) {
-    Comparison comparison;
-    comparison.rule = options.rule.value_or(same_engine(a, b) ? Rule::hashes : Rule::logits);
-    comparison.max_distance = options.max_distance;
+Pair make_pair(const Record &a, const Record &b) {
+    Pair pair;
+    pair.place_key = a.key;
+    pair.event_a = a.event;
+    pair.event_b = b.event;
+    pair.a = a.place();
+    pair.b = b.place();
+    pair.facts = facts_of(a, b);
+    if (pair.is(Pair::same_bits)) return pair;
+    pair.distance = relative_distance(a, b);
+    if (pair.is(Pair::same_size) && !pair.is(Pair::nonfinite)) pair.at_least = distance_of_rms(a, b);
+    return pair;
+}
+
+Relation judge(const Pair &pair, const LogitsPair *logits, Rule rule, double max_distance) {
+    if (pair.is(Pair::same_bits)) return pair.is(Pair::statistics_agree) ? Relation::equal : Relation::different;
+    if (!pair.is(Pair::comparable)) return Relation::unjudged;
+    if (rule == Rule::hashes || !pair.is(Pair::same_size) || pair.is(Pair::nonfinite)) return Relation::different;
+    if (rule == Rule::logits && !logits) return Relation::unjudged;
+    if (!pair.is(Pair::measurable)) {
+        // Root mean squares can show that records are too far apart, never that they are close.
+        const double allowed = rule == Rule::logits ? kLogitsMaxDistance : max_distance;
+        return pair.at_least > allowed + kRmsRounding ? Relation::different : Relation::unjudged;
+    }
+    if (rule == Rule::logits) return judge_logits(pair, *logits);
+    return pair.distance <= max_distance ? Relation::within : Relation::different;
+}
+
+Rule rule_for(const Trace &a, const Trace &b, const Options &options) {
+    return options.rule.value_or(same_engine(a, b) ? Rule::hashes : Rule::logits);
+}
+
+void judge_pairs(const Trace &a, const Trace &b, Comparison &comparison) {
     comparison.would_pass = 0;
     Counts &counts = comparison.counts;
     counts.unparsable_a = a.n_unparsable;
     counts.unparsable_b = b.n_unparsable;
     counts.duplicate_a = a.n_duplicate;
     counts.duplicate_b = b.n_duplicate;
-    auto in_a = a.sorted.begin(), in_b = b.sorted.begin();
-    while (in_a != a.sorted.end() || in_b != b.sorted.end()) {
-        if (in_b == b.sorted.end() || (in_a != a.sorted.end() && (*in_a)->key < (*in_b)->key)) {
-            if (counts.missing_in_b++ == 0) comparison.first_missing_in_b = (*in_a)->key;
-            ++in_a;
-        } else if (in_a == a.sorted.end() || (*in_b)->key < (*in_a)->key) {
-            if (counts.missing_in_a++ == 0) comparison.first_missing_in_a = (*in_b)->key;
-            ++in_b;
-        } else {
-            Pair pair{*in_a++, *in_b++, 0, Relation::equal};
-            if (!same_bits(*pair.a, *pair.b)) pair.distance = relative_distance(*pair.a, *pair.b);
-            pair.relation = judge(pair, comparison);
-            check_pair(comparison, a, b, pair);
-            count(comparison, pair);
-            comparison.pairs.push_back(pair);
-        }
+    for (Pair &pair : comparison.pairs) {
+        const LogitsPair *logits = pair.logits == Pair::kNoLogits ? nullptr : &comparison.logits[pair.logits];
+        pair.relation = judge(pair, logits, comparison.rule, comparison.max_distance);
+        check_pair(comparison, a, b, pair);
+        count(comparison, pair);
     }
-    return comparison;
 }
 
 }  // namespace bitnet::diff

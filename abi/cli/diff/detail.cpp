@@ -53,8 +53,7 @@ size_t different_buckets(const Record &a, const Record &b, double *size) {
 
 }  // namespace
 
-std::optional<TopDifference> first_top_difference(const Pair &pair) {
-    const Record &a = *pair.a, &b = *pair.b;
+std::optional<TopDifference> first_top_difference(const Record &a, const Record &b) {
     for (uint32_t i = 0; i < std::max(a.n_top, b.n_top); ++i) {
         bool has_a = i < a.n_top, has_b = i < b.n_top;
         if (has_a && has_b && a.top[i].index == b.top[i].index && a.top[i].value == b.top[i].value) continue;
@@ -74,8 +73,7 @@ std::optional<TopDifference> first_top_difference(const Pair &pair) {
     return std::nullopt;
 }
 
-std::vector<std::string> hints(const Pair &pair) {
-    const Record &a = *pair.a, &b = *pair.b;
+std::vector<std::string> hints(const Record &a, const Record &b) {
     std::vector<std::string> out;
     if (a.n_elements != b.n_elements) {
         out.push_back(format_text("shapes differ: %llu elements against %llu",
@@ -84,6 +82,11 @@ std::vector<std::string> hints(const Pair &pair) {
         return out;
     }
     if (a.dtype != b.dtype) out.push_back(format_text("types differ: %s against %s", a.dtype.data(), b.dtype.data()));
+    if (a.bare || b.bare) {
+        if (!std::isfinite(a.rms) != !std::isfinite(b.rms))
+            out.push_back(std::string(std::isfinite(a.rms) ? "B" : "A") + " has values that are not finite");
+        return out;
+    }
     if (a.n_nan != b.n_nan)
         out.push_back("A has " + count_text(a.n_nan, "NaN") + ", B has " + count_text(b.n_nan, "NaN"));
     if (a.n_inf != b.n_inf) {
@@ -115,7 +118,7 @@ std::vector<std::string> hints(const Pair &pair) {
     if (different_buckets(a, b, &size) == 1) {
         // One element moves one bucket by exactly its change; two would have to share a bucket.
         std::string text = "a single value differs, by " + format_text("%.6g", size);
-        std::optional<TopDifference> top = first_top_difference(pair);
+        std::optional<TopDifference> top = first_top_difference(a, b);
         if (top) {
             text += format_text(", at index %u", top->index);
         } else {

@@ -1,5 +1,7 @@
 #include "abi/cli/diff/diff.h"
 
+#include "abi/cli/diff/matcher.h"
+#include "abi/cli/diff/record_stream.h"
 #include "abi/cli/diff/text.h"
 
 #include <algorithm>
@@ -10,6 +12,25 @@ namespace bitnet::diff {
 namespace {
 
 using Llu = unsigned long long;
+
+// Reads from the side that is behind, so that few records have to wait.
+void match_streams(const std::string &path_a, const std::string &path_b, Trace &a, Trace &b, Matcher &matcher) {
+    RecordStream streams[2] = {{path_a, a}, {path_b, b}};
+    bool ended[2] = {};
+    Key position[2] = {};
+    Batch batch;
+    while (!ended[0] || !ended[1]) {
+        bool a_is_behind = position[0] != position[1] ? position[0] < position[1]
+                                                      : matcher.n_waiting(Matcher::kA) <= matcher.n_waiting(Matcher::kB);
+        const int side = ended[0] ? 1 : ended[1] || a_is_behind ? 0 : 1;
+        if (!streams[side].next(batch)) {
+            ended[side] = true;
+            continue;
+        }
+        for (const Record &record : batch) matcher.add(side == 0 ? Matcher::kA : Matcher::kB, record);
+        position[side] = next_position(batch.back().key);
+    }
+}
 
 void add_problems(const Problems &problems, std::vector<std::string> &errors) {
     errors.insert(errors.end(), problems.lines().begin(), problems.lines().end());
@@ -35,6 +56,7 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
         if (!options.allow_missing) add_problems(trace->incomplete, report.errors);
     }
     add_problems(report.comparison.problems, report.errors);
+    report.n_input_errors = report.errors.size();
     if (has_mismatch(report) || !report.errors.empty()) return;
     if (report.comparison.counts.compared == 0) {
         report.errors.push_back("nothing was compared: the traces have no record in common");
@@ -42,6 +64,19 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
         report.errors.push_back("no verdict: the engines differ, so --tolerance auto looks at logits only, and "
                                 "no logits were recorded on both sides (give --tolerance a number)");
     }
+}
+
+// What could not be judged is no match: an error, unless something wrong was found.
+void collect_unjudged(Report &report) {
+    const Comparison &comparison = report.comparison;
+    const uint64_t n = comparison.rule == Rule::logits ? comparison.n_logits_unjudged : comparison.counts.unjudged;
+    if (n == 0 || report.first || has_mismatch(report) || !report.errors.empty()) return;
+    const char *const what = comparison.rule == Rule::logits ? "logits" : "records";
+    report.errors.push_back(format_text(
+        "no verdict: %llu of %llu %s differ and cannot be judged, the first is %s: without sketches, or without a position of "
+        "their own, only equal hashes and very different sizes say anything",
+        Llu(n), Llu(comparison.rule == Rule::logits ? comparison.n_logits : comparison.counts.compared), what,
+        record_name(*comparison.first_unjudged).c_str()));
 }
 
 // Records on one side only: an error, unless something wrong was found that no further record can undo. What a damaged
@@ -89,7 +124,7 @@ void collect_logits(Report &report) {
     }
 }
 
-void analyse(const Trace &a, const Trace &b, Report &report) {
+void analyse(const Trace &a, const Trace &b, const Matcher &matcher, Report &report) {
     const Comparison &comparison = report.comparison;
     report.judged = true;
     const Pair *unequal = nullptr;
@@ -98,6 +133,9 @@ void analyse(const Trace &a, const Trace &b, Report &report) {
         if (!report.first && pair.relation == Relation::different) report.first = &pair;
     }
     if (report.first) {
+        const Matcher::FirstPair &first = *matcher.first(comparison.rule);
+        report.first_a = first.a;
+        report.first_b = first.b;
         report.origins = find_origins(comparison, a, b);
         report.causes = likely_causes(report);
     }
@@ -184,12 +222,20 @@ void conclude(Report &report, bool several_runs) {
 
 }  // namespace
 
-Report compare_traces(const Trace &a, const Trace &b, const Options &options) {
+Report compare_files(const std::string &path_a, const std::string &path_b, const Options &options, Trace &a, Trace &b) {
+    Matcher matcher(options);
+    match_streams(path_a, path_b, a, b, matcher);
     Report report;
+    Comparison &comparison = report.comparison;
+    comparison.automatic_rule = rule_for(a, b, {});
+    comparison.rule = options.rule.value_or(comparison.automatic_rule);
+    comparison.max_distance = options.max_distance;
+    matcher.finish(a, b, comparison);
+    judge_pairs(a, b, comparison);
     report.facts = preflight(a, b, options);
-    report.comparison = compare_records(a, b, options);
     collect_errors(a, b, options, report);
-    if (!has_mismatch(report)) analyse(a, b, report);
+    if (!has_mismatch(report)) analyse(a, b, matcher, report);
+    collect_unjudged(report);
     collect_missing(a, b, options, report);
     conclude(report, a.runs.size() > 1 || b.runs.size() > 1);
     return report;

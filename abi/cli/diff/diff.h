@@ -59,11 +59,38 @@ enum class Relation : uint8_t {
     different,  // wrong
 };
 
+// What two logits records say of the largest values.
+struct LogitsPair {
+    std::optional<uint32_t> top_a, top_b;  // index of the largest value, when the record shows it
+    uint32_t n_common = 0, n_listed = 0;   // of the entries listed in `top` by magnitude
+    bool top_inside_noise = false;         // they differ by less than the distance explains
+};
+LogitsPair compare_logits(const Record &a, const Record &b, double distance);
+
+// What is kept of two records of the same place: the records themselves would be eight times as large.
 struct Pair {
-    const Record *a, *b;
-    double distance;  // L2 distance over A's L2, from the sketches; NaN when it cannot be measured
-    Relation relation;
-    Key key() const { return a->key; }
+    enum : uint8_t {
+        same_bits = 1,
+        statistics_agree = 2,  // of equal bits
+        same_size = 4,
+        nonfinite = 8,    // NaN or infinities on a side: only the hashes can tell whether they are the same ones
+        measurable = 16,  // both have a sketch
+        comparable = 32,  // nothing is guessed: both name their position, hold one row and hash the same kind of bytes
+    };
+    static constexpr uint32_t kNoLogits = ~0u;
+
+    Key place_key = 0;
+    double distance = 0;  // L2 distance over A's L2, from the sketches; NaN when it cannot be measured
+    double at_least = 0;  // what is known of it without sketches: the root mean squares are this far apart
+    uint64_t event_a = 0, event_b = 0;
+    Place a, b;
+    uint32_t logits = kNoLogits;  // index into Comparison::logits
+    uint8_t facts = 0;
+    uint8_t sides = 0;  // that it was read on; the matcher's
+    Relation relation = Relation::equal;
+
+    Key key() const { return place_key; }
+    bool is(uint8_t fact) const { return facts & fact; }
 };
 
 struct Counts {
@@ -73,34 +100,35 @@ struct Counts {
 };
 
 struct Comparison {
-    Rule rule = Rule::hashes;
-    double max_distance = 0;  // of Rule::distance
-    std::vector<Pair> pairs;  // by key
+    Rule rule = Rule::hashes, automatic_rule = Rule::hashes;  // the second: without Options::rule
+    double max_distance = 0;                                  // of Rule::distance
+    std::vector<Pair> pairs;                                  // by key
+    std::vector<LogitsPair> logits;
     Counts counts;
     std::optional<Key> first_missing_in_a, first_missing_in_b;
-    uint64_t n_logits = 0;             // of the pairs
+    uint64_t n_logits = 0, n_logits_unjudged = 0;  // of the pairs
+    std::optional<Key> first_unjudged;
     std::optional<double> would_pass;  // smallest --tolerance under which every pair agrees; none: no tolerance does
     bool no_tolerance_passes = false;  // a pair cannot be measured
     Problems problems;                 // pairs that contradict themselves
 };
 
-Comparison compare_records(const Trace &a, const Trace &b, const Options &options);
+// What decides about one pair; `logits`: its entry of Comparison::logits, or NULL.
+Relation judge(const Pair &pair, const LogitsPair *logits, Rule rule, double max_distance);
+// Pair of two records of one key, with everything but the relation.
+Pair make_pair(const Record &a, const Record &b);
+
+// The rule for these traces, both read to their end.
+Rule rule_for(const Trace &a, const Trace &b, const Options &options);
+// Judges and counts the pairs, which must be there and sorted; the rule is that of the comparison.
+void judge_pairs(const Trace &a, const Trace &b, Comparison &comparison);
 
 // The distance that was allowed for this record; none when only equal bits would do or nothing was asked of it.
 std::optional<double> allowed_distance(const Comparison &comparison, const Pair &pair);
 
-// Whether two records of equal bits also say the same of them. Equal bits have equal sums, whoever computed them; the slack
-// is for the digits a writer printed.
+// Whether two records of equal bits also say the same of them. Equal bits have equal sums, whoever computed them; the
+// slack is for the digits a writer printed.
 bool statistics_agree(const Record &a, const Record &b);
-
-// --- logits --------------------------------------------------------------------------------------------------------
-
-struct LogitsPair {
-    std::optional<uint32_t> top_a, top_b;  // index of the largest value, when the record shows it
-    uint32_t n_common = 0, n_listed = 0;   // of the entries listed in `top` by magnitude
-    bool top_inside_noise = false;         // they differ by less than the distance explains
-};
-LogitsPair compare_logits(const Pair &pair);
 
 // --- op or input ---------------------------------------------------------------------------------------------------
 
@@ -131,9 +159,9 @@ struct TopDifference {
     uint32_t index;
     std::optional<float> a, b;  // none: not among that side's listed entries
 };
-std::optional<TopDifference> first_top_difference(const Pair &pair);
+std::optional<TopDifference> first_top_difference(const Record &a, const Record &b);
 // "same values in another order", "one value differs", "B is A times 0.5", each only when the records prove it.
-std::vector<std::string> hints(const Pair &pair);
+std::vector<std::string> hints(const Record &a, const Record &b);
 
 // --- growth --------------------------------------------------------------------------------------------------------
 
@@ -160,10 +188,12 @@ struct Report {
     Verdict verdict = Verdict::error;
     std::string sentence;             // the verdict in one line
     std::vector<std::string> errors;  // one line each
+    size_t n_input_errors = 0;        // of them, the first: what the files themselves are, whatever rule is asked
     std::vector<Fact> facts;
     Comparison comparison;
     bool judged = false;              // false: preflight or the input ended it before any number
     const Pair *first = nullptr;      // first wrong record in execution order; NULL: none
+    Record first_a, first_b;          // its two records
     std::vector<Origin> origins;      // the first's, when it has one, stands first
     std::vector<std::string> causes;  // semantics that can explain the first origin
     Growth growth;
@@ -171,7 +201,8 @@ struct Report {
     const Pair *logits_worst = nullptr;  // the farthest apart
 };
 
-// The traces must outlive the report.
-Report compare_traces(const Trace &a, const Trace &b, const Options &options);
+// Reads both sides at once, one thread for each, and compares as it reads: what agrees is not kept. `a` and `b` are filled
+// but for their records. Temporary files take what the two orders force to wait and memory should not hold.
+Report compare_files(const std::string &path_a, const std::string &path_b, const Options &options, Trace &a, Trace &b);
 
 }  // namespace bitnet::diff

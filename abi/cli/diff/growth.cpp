@@ -35,6 +35,7 @@ Growth growth_curve(const Comparison &comparison, Key key) {
         if (stage->node == embeddings_node()) embeddings = comparable(pair.distance);
         bool is_companion = stage->stage_class == StageClass::accumulator || stage->stage_class == StageClass::scale ||
                             stage->stage_class == StageClass::codes;
+        if (!pair.is(Pair::measurable) && pair.relation != Relation::equal) continue;
         if (stage->in_layer && !is_companion) last[layer_of(pair.key())] = &pair;
     }
     for (const auto &[layer, pair] : last) {
@@ -46,6 +47,7 @@ Growth growth_curve(const Comparison &comparison, Key key) {
         if (at == growth.layers.end() || at->layer != layer_of(pair.key()) || at->stage->node != node_of(pair.key())) {
             continue;
         }
+        if (!pair.is(Pair::measurable) && pair.relation != Relation::equal) continue;
         if (comparable(pair.distance) <= at->worst) continue;
         at->worst = comparable(pair.distance);
         at->worst_position = position_of(pair.key());

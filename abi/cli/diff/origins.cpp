@@ -57,7 +57,9 @@ public:
                 return;
             }
             visit(*next, stage, layer, inputs);
-            values_[stage.node] = {next->relation == Relation::different, true,
+            // Under a tolerance nothing is known of what could not be judged.
+            const bool known = rule_ == Rule::logits || next->relation != Relation::unjudged;
+            values_[stage.node] = {next->relation == Relation::different, known,
                                    std::isfinite(next->distance) ? next->distance : HUGE_VAL};
             ++next;
         };
@@ -189,7 +191,7 @@ private:
         if (comparison_.rule != Rule::logits) return pair.relation == Relation::different && !inputs.different;
         // Free-running engines: no stage is equal, so a leap over the inputs takes the place of "inputs equal".
         double floor = std::max(inputs.distance, kSketchFloor);
-        return pair.relation != Relation::equal && pair.distance > std::max(kFlipNoise, kJumpFactor * floor);
+        return pair.relation != Relation::equal && pair.is(Pair::measurable) && pair.distance > std::max(kFlipNoise, kJumpFactor * floor);
     }
 
     void note(const Pair &pair, const Stage &stage, int layer, int n_layers, const Known &inputs, Slice slice,
@@ -239,8 +241,8 @@ std::string check_execution_order(const Comparison &comparison) {
             const Pair *input = find(before, make_key(run, at, layer, *source));
             if (!input) continue;
             for (const auto &[name, ours, theirs] :
-                 {std::tuple("A", input->a, user.a), std::tuple("B", input->b, user.b)}) {
-                if (ours->event <= theirs->event) continue;
+                 {std::tuple("A", input->event_a, user.event_a), std::tuple("B", input->event_b, user.event_b)}) {
+                if (ours <= theirs) continue;
                 return format_text("event numbers of %s put %s after %s, which reads it: the stage order is used", name,
                                    record_name(input->key()).c_str(), record_name(user.key()).c_str());
             }

@@ -212,6 +212,15 @@ std::vector<Fact> preflight(const Trace &a, const Trace &b, const Options &optio
         compare_texts("kv_type", "KV type", x.kv_type, y.kv_type, false, run, facts);
         compare_texts("architecture", "architecture", x.architecture, y.architecture, false, run, facts);
         compare_stage_sets(x, y, run, facts);
+        for (const auto &[side, own] : {std::pair("A", &x), std::pair("B", &y)}) {
+            if (!own->bare) continue;
+            std::string text = std::string(side) + " holds BitNet-rs's records: a hash and a size each, no sketch";
+            if (own->n_position_assumed) {
+                text += format_text("; %llu name no position, 0 is assumed",
+                                    static_cast<unsigned long long>(own->n_position_assumed));
+            }
+            facts.add("records", x.bare ? "BitNet-rs" : "", y.bare ? "BitNet-rs" : "", false, text, run);
+        }
         for (const auto &[side, overridden] : {std::pair("A", x.overridden), std::pair("B", y.overridden)}) {
             if (overridden) {
                 facts.add("overridden", x.overridden ? "true" : "false", y.overridden ? "true" : "false", false,

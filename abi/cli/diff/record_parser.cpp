@@ -4,7 +4,10 @@
 
 #include <simdjson.h>
 
+#include <array>
 #include <bit>
+#include <cctype>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -71,49 +74,56 @@ double size_metric(std::string_view field, element value) {
     return out;
 }
 
-int hex_digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
+// Value of each digit, 0xff for what is none.
+using DigitTable = std::array<uint8_t, 256>;
+constexpr DigitTable digit_table(std::string_view digits) {
+    DigitTable table{};
+    table.fill(0xff);
+    for (size_t i = 0; i < digits.size(); ++i) table[static_cast<unsigned char>(digits[i])] = uint8_t(i);
+    return table;
 }
+constexpr DigitTable hex_table() {
+    DigitTable table = digit_table("0123456789abcdef");
+    for (int i = 10; i < 16; ++i) table[size_t('A' + i - 10)] = uint8_t(i);
+    return table;
+}
+constexpr DigitTable kHex = hex_table();
+constexpr DigitTable kBase64 = digit_table("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
 
 void hex_bytes(std::string_view field, element value, uint8_t *out, size_t n) {
     std::string_view digits = text(field, value);
     bool good = digits.size() == 2 * n;
+    unsigned wrong = 0;
     for (size_t i = 0; good && i < n; ++i) {
-        int high = hex_digit(digits[2 * i]), low = hex_digit(digits[2 * i + 1]);
-        good = high >= 0 && low >= 0;
+        const unsigned high = kHex[static_cast<unsigned char>(digits[2 * i])];
+        const unsigned low = kHex[static_cast<unsigned char>(digits[2 * i + 1])];
+        wrong |= high | low;
         out[i] = uint8_t(high << 4 | low);
     }
-    if (!good) bad(field, value, format_text("%zu hex digits", 2 * n).c_str());
-}
-
-int base64_digit(char c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    if (c == '+') return 62;
-    return c == '/' ? 63 : -1;
+    if (!good || wrong > 15) bad(field, value, format_text("%zu hex digits", 2 * n).c_str());
 }
 
 void sketch_floats(element value, std::array<float, kSketchBuckets> &out) {
     constexpr size_t kBytes = kSketchBuckets * sizeof(float), kGroups = (kBytes + 2) / 3;
-    constexpr size_t kPad = kGroups * 3 - kBytes;
-    std::string_view digits = text("sketch", value);
-    uint8_t bytes[kGroups * 3] = {};
-    bool good = digits.size() == kGroups * 4;
-    for (size_t i = 0; good && i < digits.size(); ++i) {
-        bool is_pad = i >= digits.size() - kPad;
-        int digit = is_pad ? 0 : base64_digit(digits[i]);
-        good = digit >= 0 && is_pad == (digits[i] == '=');
-        // Digit i holds bits 6i.. of the big-endian bit string.
-        size_t bit = i * 6, at = bit / 8;
-        unsigned spread = unsigned(digit) << (10 - bit % 8);
-        bytes[at] |= uint8_t(spread >> 8);
-        if (at + 1 < sizeof bytes) bytes[at + 1] |= uint8_t(spread);
+    static_assert(kGroups * 3 - kBytes == 2, "the last group holds one byte and is padded by two '='");
+    const std::string_view digits = text("sketch", value);
+    bool good = digits.size() == kGroups * 4 && digits.ends_with("==");
+    uint8_t bytes[kGroups * 3];
+    unsigned wrong = 0;
+    const auto *in = reinterpret_cast<const unsigned char *>(digits.data());
+    auto group = [&](size_t i, unsigned third, unsigned fourth) {
+        const unsigned first = kBase64[in[4 * i]], second = kBase64[in[4 * i + 1]];
+        wrong |= first | second | third | fourth;
+        const uint32_t bits = first << 18 | second << 12 | third << 6 | fourth;
+        bytes[3 * i] = uint8_t(bits >> 16);
+        bytes[3 * i + 1] = uint8_t(bits >> 8);
+        bytes[3 * i + 2] = uint8_t(bits);
+    };
+    if (good) {
+        for (size_t i = 0; i + 1 < kGroups; ++i) group(i, kBase64[in[4 * i + 2]], kBase64[in[4 * i + 3]]);
+        group(kGroups - 1, 0, 0);
     }
-    if (!good) bad("sketch", value, "base64 of 64 f32");
+    if (!good || wrong > 63) bad("sketch", value, "base64 of 64 f32");
     std::memcpy(out.data(), bytes, kBytes);
 }
 
@@ -157,12 +167,14 @@ TextPairs text_pairs(std::string_view field, element value) {
 class Seen {
 public:
     explicit Seen(std::span<const std::string_view> fields) : fields_(fields) {}
-    // Position in the list, or -1 for a field that is not in it.
+    // Position in the list, or -1 for a field that is not in it. Fast when they come in the list's order.
     int mark(std::string_view field) {
-        for (size_t i = 0; i < fields_.size(); ++i) {
+        for (size_t n = 0; n < fields_.size(); ++n) {
+            const size_t i = next_ + n < fields_.size() ? next_ + n : next_ + n - fields_.size();
             if (fields_[i] != field) continue;
             if (seen_ >> i & 1) throw LineError(format_text("\"%s\" is there twice", printable(field).c_str()));
             seen_ |= uint64_t(1) << i;
+            next_ = i + 1;
             return int(i);
         }
         return -1;
@@ -177,6 +189,7 @@ public:
 
 private:
     std::span<const std::string_view> fields_;
+    size_t next_ = 0;
     uint64_t seen_ = 0;
 };
 
@@ -250,8 +263,19 @@ void check_tensor(const TensorLine &line) {
     if (r.n_nan > r.n_elements || r.n_inf > r.n_elements - r.n_nan || r.n_zeros > r.n_elements - r.n_nan - r.n_inf) {
         throw LineError("\"nan\", \"inf\" and \"zeros\" together: more than \"num_elements\"");
     }
+}
+
+// Sets the stage and checks that the layer fits it.
+void set_stage(TensorLine &line, std::string_view name) {
+    const bool all_layers = line.layer == kAllLayersOutLayer && name == kAllLayersOut;
+    line.stage = all_layers ? find_stage(layer_out_node()) : find_stage(name);
+    if (!line.stage) throw LineError(format_text("\"stage\": unknown stage \"%s\"", printable(name).c_str()));
+    if (all_layers) return;
+    if (line.layer == kAllLayersOutLayer) {
+        throw LineError(format_text("stage \"%s\": layer -2 belongs to \"all_layers_out\"", printable(name).c_str()));
+    }
     bool fits = line.stage->in_layer ? line.layer >= 0 && line.layer < kMaxLayers : line.layer == -1;
-    if (!fits && line.layer != kAllLayersOutLayer) {
+    if (!fits) {
         throw LineError(format_text("stage \"%s\": layer %lld found, %s expected",
                                     std::string(line.stage->name).c_str(), static_cast<long long>(line.layer),
                                     line.stage->in_layer ? "a block's index" : "-1"));
@@ -301,15 +325,79 @@ TensorLine parse_tensor(object fields) {
         }
     }
     seen.check();
-    bool all_layers = line.layer == kAllLayersOutLayer && stage_name == kAllLayersOut;
-    line.stage = all_layers ? find_stage(layer_out_node()) : find_stage(stage_name);
-    if (!line.stage) throw LineError(format_text("\"stage\": unknown stage \"%s\"", printable(stage_name).c_str()));
-    if (line.layer == kAllLayersOutLayer && !all_layers) {
-        throw LineError(
-            format_text("stage \"%s\": layer -2 belongs to \"all_layers_out\"", printable(stage_name).c_str()));
-    }
+    set_stage(line, stage_name);
     check_tensor(line);
     return line;
+}
+
+// What "t5/blk3/attn_norm" says; parts that it lacks stay as they were.
+void read_name(std::string_view name, int64_t &position, int64_t &layer, std::string_view &stage) {
+    auto part = [&](std::string_view prefix, int64_t &out) {
+        const size_t slash = name.find('/');
+        if (slash == std::string_view::npos || !name.starts_with(prefix)) return;
+        int64_t value = 0;
+        const char *begin = name.data() + prefix.size(), *end = name.data() + slash;
+        auto [after, error] = std::from_chars(begin, end, value);
+        if (error != std::errc() || after != end || value < 0) return;
+        out = value;
+        name.remove_prefix(slash + 1);
+    };
+    part("t", position);
+    part("blk", layer);
+    stage = name;
+}
+
+void bare_dtype(element value, Record &record) {
+    const std::string_view dtype = text("dtype", value);
+    if (dtype.empty() || dtype.size() > record.dtype.size() - 1) bad("dtype", value, "a type such as F32");
+    for (size_t i = 0; i < dtype.size(); ++i)
+        record.dtype[i] = char(std::toupper(static_cast<unsigned char>(dtype[i])));
+}
+
+// BitNet-rs: nine fields, of which the last three may be missing or null; the name says the same.
+BareLine parse_bare(object fields) {
+    static constexpr std::string_view kFields[] = {"name", "shape", "dtype", "blake3", "rms", "num_elements"};
+    Seen seen(kFields);
+    BareLine bare;
+    TensorLine &line = bare.tensor;
+    Record &r = line.record;
+    r.bare = true;
+    std::string_view name, stage;
+    std::optional<int64_t> said_position, said_layer;
+    std::string_view said_stage;
+    for (auto [key, value] : fields) {
+        switch (seen.mark(key)) {
+        case 0: name = text(key, value); break;
+        case 1:
+            if (!value.is_array()) bad(key, value, "an array");
+            break;
+        case 2: bare_dtype(value, r); break;
+        case 3: hex_bytes(key, value, r.blake3.data(), r.blake3.size()); break;
+        // Rust writes null for a number that is not finite.
+        case 4: r.rms = value.is_null() ? std::numeric_limits<double>::quiet_NaN() : number(key, value); break;
+        case 5: r.n_elements = count(key, value); break;
+        default:
+            if (value.is_null()) break;
+            if (key == "seq") said_position = int64_t(count(key, value, uint64_t(kMaxPositions - 1)));
+            if (key == "layer") said_layer = integer(key, value);
+            if (key == "stage") said_stage = text(key, value);
+        }
+    }
+    seen.check();
+    if (r.rms < 0) throw LineError("\"rms\": a negative number found");
+    line.position = line.layer = -1;
+    read_name(name, line.position, line.layer, stage);
+    line.position = said_position.value_or(line.position);
+    line.layer = said_layer.value_or(line.layer);
+    if (!said_stage.empty()) stage = said_stage;
+    if (line.position >= kMaxPositions) throw LineError("\"name\": the position is too large");
+    if (line.position < 0) {
+        r.position_assumed = true;
+        line.position = 0;
+    }
+    if (stage == kAllLayersOut) line.layer = kAllLayersOutLayer;
+    set_stage(line, stage);
+    return bare;
 }
 
 RunEndLine parse_run_end(object fields) {
@@ -347,7 +435,11 @@ Line RecordParser::parse(const char *line, size_t n_bytes) {
     object fields;
     if (root.get(fields)) throw LineError("a JSON object expected");
     element kind_field;
-    if (fields["record"].get(kind_field)) throw LineError("no \"record\"");
+    if (fields["record"].get(kind_field)) {
+        element other;
+        if (!fields["name"].get(other) && !fields["blake3"].get(other)) return parse_bare(fields);
+        throw LineError("no \"record\"");
+    }
     std::string_view kind = text("record", kind_field);
     if (kind == "tensor") return parse_tensor(fields);
     if (kind == "step") return parse_step(fields);

@@ -32,11 +32,15 @@ struct TensorLine {
     const Stage *stage = nullptr;  // never NULL
     Record record;                 // without key, line and file
 };
+// One of BitNet-rs's records, as its *.trace files and its JSONL hold them.
+struct BareLine {
+    TensorLine tensor;  // run is not set
+};
 struct RunEndLine {
     uint64_t run = 0, n_records = 0;
     bool overridden = false;
 };
-using Line = std::variant<RunLine, StepLine, TensorLine, RunEndLine>;
+using Line = std::variant<RunLine, StepLine, TensorLine, BareLine, RunEndLine>;
 
 class RecordParser {
 public:

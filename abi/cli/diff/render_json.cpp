@@ -1,5 +1,6 @@
 #include "abi/cli/diff/render.h"
 
+#include "abi/cli/diff/map.h"
 #include "abi/cli/diff/text.h"
 
 #include <nlohmann/json.hpp>
@@ -50,7 +51,7 @@ const char *inputs_name(Inputs inputs) {
 
 Json side(const Trace &trace) {
     Json out = {
-        {"path", trace.path}, {"files", trace.files}, {"runs", trace.runs.size()}, {"records", trace.records.size()}};
+        {"path", trace.path}, {"files", trace.files}, {"runs", trace.runs.size()}, {"records", trace.n_records}};
     if (trace.runs.empty()) return out;
     const Run &run = trace.runs.front();
     out["engine"] = run.engine;
@@ -63,11 +64,21 @@ Json side(const Trace &trace) {
     return out;
 }
 
+// BitNet-rs's records say less: null.
 Json record(const Record &r) {
-    return {
-        {"line", r.line},       {"event", r.event},     {"rms", number(r.rms)},       {"mean", number(r.mean)},
-        {"min", number(r.min)}, {"max", number(r.max)}, {"absmax", number(r.absmax)}, {"l2", number(r.l2)},
-        {"nan", r.n_nan},       {"inf", r.n_inf},       {"zeros", r.n_zeros},         {"num_elements", r.n_elements}};
+    auto known = [&](Json value) { return r.bare ? Json(nullptr) : value; };
+    return {{"line", r.line},
+            {"event", known(r.event)},
+            {"rms", number(r.rms)},
+            {"mean", known(number(r.mean))},
+            {"min", known(number(r.min))},
+            {"max", known(number(r.max))},
+            {"absmax", known(number(r.absmax))},
+            {"l2", known(number(r.l2))},
+            {"nan", known(r.n_nan)},
+            {"inf", known(r.n_inf)},
+            {"zeros", known(r.n_zeros)},
+            {"num_elements", r.n_elements}};
 }
 
 Json origin(const Origin &o) {
@@ -94,16 +105,17 @@ Json first(const Report &report, const Trace &a) {
     out["inputs"] = leads ? Json(inputs_name(report.origins.front().inputs)) : Json(nullptr);
     out["inputs_recorded"] = leads ? report.origins.front().recorded : std::vector<std::string>();
     out["inputs_unrecorded"] = leads ? report.origins.front().unrecorded : std::vector<std::string>();
-    out["a"] = record(*pair.a);
-    out["b"] = record(*pair.b);
+    out["a"] = record(report.first_a);
+    out["b"] = record(report.first_b);
     out["top"] = nullptr;
-    if (auto top = first_top_difference(pair)) {
+    if (auto top = first_top_difference(report.first_a, report.first_b)) {
         auto value = [](const std::optional<float> &v) { return v ? number(double(*v)) : Json(nullptr); };
         out["top"] = {{"index", top->index}, {"a", value(top->a)}, {"b", value(top->b)}};
     }
     out["relative"] = number(pair.distance);
+    out["relative_at_least"] = pair.is(Pair::measurable) ? Json(nullptr) : number(pair.at_least);
     out["allowed"] = number(allowed_distance(report.comparison, pair));
-    out["hints"] = hints(pair);
+    out["hints"] = hints(report.first_a, report.first_b);
     return out;
 }
 
@@ -128,12 +140,13 @@ Json jump(const Growth &curve) {
 Json logits(const Report &report) {
     if (!report.logits) return nullptr;
     const Pair &pair = *report.logits;
-    LogitsPair l = compare_logits(pair);
+    const LogitsPair &l = report.comparison.logits[pair.logits];
     auto index = [](const std::optional<uint32_t> &i) { return i ? Json(*i) : Json(nullptr); };
     return {{"compared", report.comparison.n_logits},
             {"run", run_of(pair.key())},
             {"seq", position_of(pair.key())},
             {"relative", number(pair.distance)},
+            {"unjudged", report.comparison.n_logits_unjudged},
             {"allowed", number(allowed_distance(report.comparison, pair))},
             {"top1_a", index(l.top_a)},
             {"top1_b", index(l.top_b)},
@@ -155,6 +168,85 @@ Json counts(const Counts &c) {
             {"missing_in_b", c.missing_in_b},
             {"unparsable", c.unparsable_a + c.unparsable_b},
             {"duplicate", c.duplicate_a + c.duplicate_b}};
+}
+
+// One letter for each cell: a map of many cells stays short.
+char letter(const Cell &cell) {
+    if (!cell.worst) return '.';
+    switch (cell.relation) {
+    case Relation::equal: return '=';
+    case Relation::within: return 'w';
+    case Relation::unjudged: return 'u';
+    case Relation::different: break;
+    }
+    return 'd';
+}
+
+Json cell_values(const std::vector<Cell> &cells, Json (*value)(const Pair &)) {
+    Json list = Json::array();
+    for (const Cell &cell : cells) list.push_back(cell.worst ? value(*cell.worst) : Json(nullptr));
+    return list;
+}
+
+Json map_row(const MapRow &row, bool by_stage) {
+    std::string status;
+    for (const Cell &cell : row.cells) status += letter(cell);
+    const bool in_layer = row.first_layer >= 0;
+    Json out = {{"part", in_layer     ? "layers"
+                         : row.before ? "embeddings"
+                                      : "output"},
+                {"layer", row.first_layer},
+                {"to_layer", row.last_layer},
+                {"status", status},
+                {"relative", cell_values(row.cells, [](const Pair &pair) { return number(pair.distance); })}};
+    if (by_stage) {
+        out["run"] = cell_values(row.cells, [](const Pair &pair) { return Json(run_of(pair.key())); });
+        out["seq"] = cell_values(row.cells, [](const Pair &pair) { return Json(position_of(pair.key())); });
+    } else {
+        out["stage"] = cell_values(
+            row.cells, [](const Pair &pair) { return Json(std::string(find_stage(int(node_of(pair.key())))->name)); });
+    }
+    return out;
+}
+
+Json logits_of(const Cell &cell, const Comparison &comparison) {
+    if (!cell.worst) return nullptr;
+    const LogitsPair &logits = comparison.logits[cell.worst->logits];
+    auto index = [](const std::optional<uint32_t> &i) { return i ? Json(*i) : Json(nullptr); };
+    return {{"run", run_of(cell.worst->key())},       {"seq", position_of(cell.worst->key())},
+            {"status", std::string(1, letter(cell))}, {"relative", number(cell.worst->distance)},
+            {"top1_a", index(logits.top_a)},          {"top1_b", index(logits.top_b)}};
+}
+
+Json map_object(const Report &report, const Trace &a, const Trace &b) {
+    if (!report.judged || report.comparison.pairs.empty()) return nullptr;
+    const Map map = map_of(report.comparison, a, b);
+    Json stages = Json::array(), columns = Json::array(), by_stage = Json::array(), by_position = Json::array(),
+         logits = Json::array();
+    for (const MapStage &s : map.stages)
+        stages.push_back({{"name", std::string(s.stage->name)}, {"in_a", s.in_a}, {"in_b", s.in_b}});
+    for (const MapColumn &c : map.columns)
+        columns.push_back({{"run", run_of(c.first)},
+                           {"seq", position_of(c.first)},
+                           {"to_run", run_of(c.last)},
+                           {"to_seq", position_of(c.last)}});
+    for (const MapRow &row : map.by_stage) by_stage.push_back(map_row(row, true));
+    for (const MapRow &row : map.by_position) by_position.push_back(map_row(row, false));
+    for (const Cell &cell : map.logits) logits.push_back(logits_of(cell, report.comparison));
+    return {{"stages", stages},
+            {"columns", columns},
+            {"by_stage", by_stage},
+            {"by_position", by_position},
+            {"logits", logits}};
+}
+
+Json automatic(const Comparison &comparison) {
+    const FreeRunning judged = judge_free_running(comparison);
+    return {{"rule", rule_name(comparison.automatic_rule)},
+            {"logits", judged.n_logits},
+            {"unjudged", judged.n_unjudged},
+            {"different", judged.n_different},
+            {"first", judged.first ? place(judged.first->key()) : Json(nullptr)}};
 }
 
 }  // namespace
@@ -191,6 +283,10 @@ std::string render_json(const Report &report, const Trace &a, const Trace &b, co
     out["growth"] = growth(report.growth);
     out["jump"] = jump(report.growth);
     out["logits"] = logits(report);
+    out["input_errors"] = report.n_input_errors;
+    out["allow_missing"] = options.allow_missing;
+    out["automatic"] = automatic(comparison);
+    out["map"] = map_object(report, a, b);
     // Paths may hold any bytes; the output is UTF-8.
     return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

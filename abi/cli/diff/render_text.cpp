@@ -62,7 +62,7 @@ private:
             text += "  " + printable(run.engine, 24) + " " + printable(run.engine_version, 16);
             if (!run.isa.empty()) text += " " + printable(run.isa, 16);
             if (trace.runs.size() > 1) text += format_text(", %zu runs", trace.runs.size());
-            text += format_text(", %zu tokens, %zu records", run.tokens.size(), trace.records.size());
+            text += format_text(", %zu tokens, %zu records", run.tokens.size(), size_t(trace.n_records));
         }
         line(name, text);
     }
@@ -91,11 +91,11 @@ private:
         }
         out_ += "\n";
         line("where", place + ": " + std::string(stage.what) +
-                          format_text("; line %u of A, %u of B", first.a->line, first.b->line));
+                          format_text("; line %u of A, %u of B", first.a.line, first.b.line));
         if (!report_.origins.empty() && report_.origins.front().pair == &first)
             line("why", why(report_.origins.front()));
         numbers(first);
-        for (const std::string &hint : hints(first)) line("hint", hint);
+        for (const std::string &hint : hints(report_.first_a, report_.first_b)) line("hint", hint);
     }
 
     static std::string names(const std::vector<std::string> &list) {
@@ -125,16 +125,18 @@ private:
 
     void numbers(const Pair &pair) {
         line("", format_text("%-16s %s", "A", "B"));
-        number_row("rms", pair.a->rms, pair.b->rms);
-        number_row("absmax", pair.a->absmax, pair.b->absmax);
-        if (auto top = first_top_difference(pair)) {
+        const Record &a = report_.first_a, &b = report_.first_b;
+        number_row("rms", a.rms, b.rms);
+        if (pair.is(Pair::measurable)) number_row("absmax", a.absmax, b.absmax);
+        if (auto top = first_top_difference(a, b)) {
             auto shown = [](const std::optional<float> &value) {
                 return value ? full_number(double(*value)) : std::string("not in top 8");
             };
             line(format_text("[%u]", top->index).c_str(),
                  format_text("%-16s %s", shown(top->a).c_str(), shown(top->b).c_str()));
         }
-        std::string text = std::isnan(pair.distance) ? "not measurable" : short_number(pair.distance) + " relative L2";
+        std::string text = !pair.is(Pair::measurable) ? "at least " + short_number(pair.at_least) + " relative L2 (no sketch)"
+                           : std::isnan(pair.distance) ? "not measurable" : short_number(pair.distance) + " relative L2";
         auto allowed = allowed_distance(comparison_, pair);
         if (allowed) {
             text += ", allowed " + short_number(*allowed);
@@ -238,7 +240,7 @@ private:
     void logits() {
         if (!report_.logits || report_.logits->relation == Relation::equal) return;
         const Pair &pair = *report_.logits;
-        LogitsPair logits = compare_logits(pair);
+        const LogitsPair &logits = comparison_.logits[pair.logits];
         std::string text =
             format_text("token %d: relative L2 %s", position_of(pair.key()), distance_text(pair.distance).c_str());
         if (auto allowed = allowed_distance(comparison_, pair)) text += " (allowed " + short_number(*allowed) + ")";

@@ -192,6 +192,14 @@ Key make_key(int run, int64_t position, int layer, const Stage &stage) {
     return uint64_t(run) << kRunShift | uint64_t(position) << kPositionShift | slot << kLayerShift | stage.node;
 }
 
+Key make_last_layer_key(int run, int64_t position) {
+    return uint64_t(run) << kRunShift | uint64_t(position) << kPositionShift | kAfterLayers << kLayerShift |
+           layer_out_node();
+}
+bool is_last_layer_key(Key key) {
+    return (key >> kLayerShift & kLayerMask) == kAfterLayers && node_of(key) == layer_out_node();
+}
+
 int run_of(Key key) { return int(key >> kRunShift); }
 int position_of(Key key) { return int(key >> kPositionShift & uint64_t(kMaxPositions - 1)); }
 int layer_of(Key key) {

@@ -78,6 +78,9 @@ inline constexpr int kMaxLayers = 4096;  // no model has more; bounds the work o
 
 // `layer` must fit `stage`: 0..kMaxLayers-1 when in_layer, else it is not looked at.
 Key make_key(int run, int64_t position, int layer, const Stage &stage);
+// Of the last layer's output while the number of layers is unknown.
+Key make_last_layer_key(int run, int64_t position);
+bool is_last_layer_key(Key key);
 int run_of(Key key);
 int position_of(Key key);
 int layer_of(Key key);  // -1: of no block

@@ -1,4 +1,4 @@
-// A trace in memory: what a comparison needs of every record, about a third of the file's size.
+// What is kept of a trace: its runs and its problems, and, for those who want them, its records.
 #pragma once
 
 #include "abi/cli/diff/stages.h"
@@ -23,6 +23,11 @@ struct Top {
     float value;  // may be infinite
 };
 
+// Where a record stands.
+struct Place {
+    uint32_t file = 0, line = 0;
+};
+
 // One tensor record: one stage of one token position.
 struct Record {
     Key key = 0;
@@ -39,6 +44,12 @@ struct Record {
     uint32_t line = 0;                  // in its file, from 1
     uint32_t file = 0;                  // index into Trace::files
     std::array<char, 5> dtype{};        // "F32", NUL-terminated
+    // BitNet-rs's nine fields: of the numbers only n_elements and rms, which is NaN when it was not finite; blake3 is of
+    // the values as f32 whatever dtype says.
+    bool bare = false;
+    bool position_assumed = false;  // it names no position: 0 is a guess
+
+    Place place() const { return {file, line}; }
 };
 
 using TextPairs = std::vector<std::pair<std::string, std::string>>;  // key, value as text, in file order
@@ -48,8 +59,9 @@ struct Run {
     TextPairs hyperparameters, semantics;
     std::vector<std::pair<int64_t, int32_t>> tokens;  // (position, id), ascending, each position once
     std::bitset<kNodeLimit> nodes;                    // stages that have a record
-    uint64_t n_records = 0;
+    uint64_t n_records = 0, n_position_assumed = 0;
     int max_layer = -1;
+    bool bare = false;        // of BitNet-rs's records, which name no run
     bool overridden = false;  // a sink replaced values
 };
 
@@ -60,6 +72,11 @@ public:
     void add(std::string line) {
         if (lines_.size() < kKept) lines_.push_back(std::move(line));
         ++total_;
+    }
+    void add(const Problems &more) {
+        const uint64_t total = total_ + more.total_;
+        for (const std::string &line : more.lines_) add(line);
+        total_ = total;
     }
     bool empty() const { return total_ == 0; }
     uint64_t total() const { return total_; }
@@ -74,8 +91,9 @@ struct Trace {
     std::string path;
     std::vector<std::string> files;
     std::vector<Run> runs;               // renumbered from 0 across files
-    std::deque<Record> records;          // as read
-    std::vector<const Record *> sorted;  // by key, duplicates left out
+    uint64_t n_records = 0;              // duplicates included
+    std::deque<Record> records;          // as read; of read_trace only
+    std::vector<const Record *> sorted;  // by key, duplicates left out; likewise
     uint64_t n_unparsable = 0;           // lines that are no valid record
     uint64_t n_duplicate = 0;
     Problems problems;    // always errors

@@ -19,6 +19,7 @@ using Llu = unsigned long long;
 
 constexpr size_t kChunkBytes = size_t(1) << 20;
 constexpr size_t kMaxLineBytes = size_t(1) << 28;  // a run record's tokens and prompt are the longest honest line
+constexpr size_t kMaxObjectBytes = size_t(1) << 20;  // of a *.trace file: BitNet-rs writes a few hundred
 
 // Lines of a file through one buffer that grows only for a line longer than it.
 class LineReader {
@@ -87,7 +88,8 @@ int64_t layer_count(const Run &run) {
 // Puts the lines of one file into the trace.
 class FileReader {
 public:
-    FileReader(Trace &trace, const std::string &path) : trace_(trace), path_(path) {}
+    FileReader(Trace &trace, const std::string &path, RecordParser &parser, const TakeRecord &take)
+        : trace_(trace), take_(take), path_(path), parser_(parser) {}
 
     void read() {
         TraceInput input(path_);
@@ -106,8 +108,33 @@ public:
         if (open_) {
             problem("cut short: run %llu has no run_end after line %u", Llu(file_run_), line_);
             finish_run(std::nullopt);
-        } else if (n_runs_ == 0) {
+        } else if (n_runs_ == 0 && n_bare_ == 0) {
             problem("no valid run record in %u lines: not a trace", line_);
+        }
+    }
+
+    // A *.trace file: one object, over as many lines as it likes; also several, one in each line.
+    void read_objects() {
+        TraceInput input(path_);
+        if (!input.is_open()) return problem("%s", input.problem().c_str());
+        trace_.files.push_back(path_);
+        std::vector<char> text(kMaxObjectBytes + RecordParser::kPadding);
+        size_t n = 0;
+        for (size_t got; n < kMaxObjectBytes && (got = input.read(text.data() + n, kMaxObjectBytes - n));) n += got;
+        if (!input.problem().empty()) return problem("%s", input.problem().c_str());
+        if (n == kMaxObjectBytes) return problem("is longer than %zu bytes: no trace file", kMaxObjectBytes);
+        while (n > 0 && std::strchr(" \t\r\n", text[n - 1])) --n;
+        if (n == 0) {
+            ++trace_.n_unparsable;
+            return problem("is empty: a record expected");
+        }
+        const std::string_view all(text.data(), n);
+        const bool is_lines = all.find("\n{") != std::string_view::npos;
+        for (size_t begin = 0; begin < n;) {
+            const size_t end = is_lines ? std::min(all.find('\n', begin), n) : n;
+            ++line_;
+            take(text.data() + begin, end - begin, false);
+            begin = end + 1;
         }
     }
 
@@ -157,14 +184,40 @@ private:
             line.layer = layer_count(run) - 1;
             if (line.layer < 0) throw LineError("layer -2: the run record's hyperparameters have no n_layer");
         }
+        hand_on(line, run, make_key(int(trace_.runs.size() - 1), line.position, int(line.layer), *line.stage));
+    }
+
+    // BitNet-rs's records name no run: all of a trace are of one.
+    void add(BareLine &line) {
+        if (open_) throw LineError("no \"record\"");
+        auto run = std::find_if(trace_.runs.begin(), trace_.runs.end(), [](const Run &r) { return r.bare; });
+        if (run == trace_.runs.end()) {
+            if (trace_.runs.size() >= size_t(kMaxRuns)) {
+                throw LineError(format_text("more than %d runs in one trace", kMaxRuns));
+            }
+            run = trace_.runs.emplace(trace_.runs.end());
+            run->bare = true;
+        }
+        ++n_bare_;
+        const int number = int(run - trace_.runs.begin());
+        TensorLine &tensor = line.tensor;
+        hand_on(tensor, *run,
+                tensor.layer == kAllLayersOutLayer
+                    ? make_last_layer_key(number, tensor.position)
+                    : make_key(number, tensor.position, int(tensor.layer), *tensor.stage));
+    }
+
+    void hand_on(TensorLine &line, Run &run, Key key) {
         Record &record = line.record;
-        record.key = make_key(int(trace_.runs.size() - 1), line.position, int(line.layer), *line.stage);
+        record.key = key;
         record.line = line_;
         record.file = uint32_t(trace_.files.size() - 1);
         run.nodes.set(line.stage->node);
         run.max_layer = std::max(run.max_layer, layer_of(record.key));
         ++run.n_records;
-        trace_.records.push_back(record);
+        run.n_position_assumed += record.position_assumed ? 1 : 0;
+        ++trace_.n_records;
+        take_(record);
     }
 
     void add(RunEndLine &line) {
@@ -200,11 +253,12 @@ private:
     }
 
     Trace &trace_;
+    const TakeRecord &take_;
     std::string path_;
-    RecordParser parser_;
+    RecordParser &parser_;
     uint32_t line_ = 0;
     bool open_ = false;
-    uint64_t file_run_ = 0, n_runs_ = 0, n_bad_ = 0;
+    uint64_t file_run_ = 0, n_runs_ = 0, n_bare_ = 0, n_bad_ = 0;
     std::vector<std::pair<int64_t, int32_t>> step_tokens_;
 };
 
@@ -213,16 +267,18 @@ std::vector<std::string> trace_files(const std::string &path, Problems &problems
     namespace fs = std::filesystem;
     std::error_code error;
     if (!fs::is_directory(path, error)) return {path};
-    std::vector<std::string> files;
+    std::vector<std::string> files, objects;
     fs::directory_iterator it(path, error), end;
     for (; !error && it != end; it.increment(error)) {
         const std::string name = it->path().filename().string();
         if (name.ends_with(".jsonl") || name.ends_with(".jsonl.zst")) files.push_back(it->path().string());
+        if (name.ends_with(".trace")) objects.push_back(it->path().string());
     }
+    if (files.empty()) files = std::move(objects);
     if (error) {
         problems.add(printable(path, 200) + ": " + error.message());
     } else if (files.empty()) {
-        problems.add(printable(path, 200) + ": no *.jsonl or *.jsonl.zst in this folder, at least one expected");
+        problems.add(printable(path, 200) + ": no *.jsonl, *.jsonl.zst or *.trace in this folder, at least one expected");
     }
     std::sort(files.begin(), files.end());
     return files;
@@ -236,9 +292,7 @@ void sort_records(Trace &trace) {
     auto same = [&](const Record *a, const Record *b) {
         if (a->key != b->key) return false;
         ++trace.n_duplicate;
-        trace.problems.add(
-            format_text("%s:%u: duplicate of %s, first in line %u of %s", printable(trace.files[b->file], 200).c_str(),
-                        b->line, record_name(b->key).c_str(), a->line, printable(trace.files[a->file], 200).c_str()));
+        trace.problems.add(duplicate_text(trace, b->key, b->place(), a->place()));
         return true;
     };
     trace.sorted.erase(std::unique(trace.sorted.begin(), trace.sorted.end(), same), trace.sorted.end());
@@ -246,14 +300,28 @@ void sort_records(Trace &trace) {
 
 }  // namespace
 
-Trace read_trace(const std::string &path) {
-    Trace trace;
+std::string duplicate_text(const Trace &trace, Key key, Place second, Place first) {
+    return format_text("%s:%u: duplicate of %s, first in line %u of %s", printable(trace.files[second.file], 200).c_str(),
+                       second.line, record_name(key).c_str(), first.line,
+                       printable(trace.files[first.file], 200).c_str());
+}
+
+void stream_trace(const std::string &path, Trace &trace, const TakeRecord &take) {
     trace.path = path;
-    for (const std::string &file : trace_files(path, trace.problems)) FileReader(trace, file).read();
-    sort_records(trace);
-    if (trace.records.empty() && trace.problems.empty()) {
+    RecordParser parser;
+    for (const std::string &file : trace_files(path, trace.problems)) {
+        FileReader reader(trace, file, parser, take);
+        file.ends_with(".trace") ? reader.read_objects() : reader.read();
+    }
+    if (trace.n_records == 0 && trace.problems.empty()) {
         trace.problems.add(printable(path, 200) + ": no tensor record");
     }
+}
+
+Trace read_trace(const std::string &path) {
+    Trace trace;
+    stream_trace(path, trace, [&](const Record &record) { trace.records.push_back(record); });
+    sort_records(trace);
     return trace;
 }
 

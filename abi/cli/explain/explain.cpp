@@ -11,6 +11,10 @@ namespace bitnet::explain {
 
 namespace {
 
+// Pairs of faults are a few hundred products of a linear: an operation of an engine that does something nobody listed is
+// not asked about them for every layer.
+constexpr size_t searches_in_vain_max = 4;
+
 class Search {
 public:
     Search(const bitnet_model_t *model, const Recording &recording, const Tolerances &tolerances)
@@ -25,6 +29,11 @@ public:
         if (fits.empty()) fits = fitting(hypotheses_for(finding.stage, semantics_), finding, &known);
         if (fits.empty()) fits = fitting_in_part(hypotheses_for(finding.stage, semantics_), finding, &known);
         if (fits.empty()) fits = fitting(pairs_for(finding.stage, semantics_), finding, &known);
+        size_t &n_in_vain = in_vain_[class_of(finding.stage)];
+        if (fits.empty() && n_in_vain < searches_in_vain_max) {
+            fits = fitting(fault_pairs_for(finding.stage, semantics_), finding, &known);
+            n_in_vain += fits.empty() ? 1 : 0;
+        }
         // What is legal proves no fault; then what comes closest, by powers of ten.
         std::stable_sort(fits.begin(), fits.end(), [](const Alternative &a, const Alternative &b) {
             if (a.legal != b.legal) return a.legal;
@@ -124,6 +133,7 @@ private:
     const std::string semantics_;
     std::map<std::string, std::optional<Engine>> engines_;
     std::map<OperationClass, std::vector<Hypothesis>> proven_;
+    std::map<OperationClass, size_t> in_vain_;  // searches among all pairs of faults that found nothing
 };
 
 // What makes every number meaningless, and what a reader should know.

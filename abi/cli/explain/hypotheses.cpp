@@ -161,6 +161,17 @@ Allowance allowance_of(const Known &item) {
     return allowed;
 }
 
+// Whether both set a switch, so that the later one wins.
+bool share_a_key(const std::string &a, const std::string &b) {
+    for (size_t from = 0; from < a.size();) {
+        const size_t comma = std::min(a.find(',', from), a.size());
+        const std::string key = a.substr(from, a.find('=', from) - from + 1);
+        if (("," + b).find("," + key) != std::string::npos) return true;
+        from = comma + 1;
+    }
+    return false;
+}
+
 }  // namespace
 
 double Allowance::at(int32_t position) const {
@@ -185,6 +196,18 @@ std::vector<Hypothesis> pairs_for(int32_t stage, const std::string &model_semant
             if (legal.legal && !fault.legal && !legal.allowed.of_bf16)
                 out.push_back(
                     {legal.semantics + "," + fault.semantics, fault.text + "; " + legal.text, false, legal.allowed});
+    return out;
+}
+
+std::vector<Hypothesis> fault_pairs_for(int32_t stage, const std::string &model_semantics) {
+    const std::vector<Hypothesis> singles = hypotheses_for(stage, model_semantics);
+    std::vector<Hypothesis> out;
+    for (size_t i = 0; i < singles.size(); ++i)
+        for (size_t j = i + 1; j < singles.size(); ++j) {
+            const Hypothesis &a = singles[i], &b = singles[j];
+            if (a.legal || b.legal || share_a_key(a.semantics, b.semantics)) continue;
+            out.push_back({a.semantics + "," + b.semantics, a.text + "; " + b.text, false, {}});
+        }
     return out;
 }
 

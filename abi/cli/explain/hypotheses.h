@@ -29,5 +29,7 @@ struct Hypothesis {
 std::vector<Hypothesis> hypotheses_for(int32_t stage, const std::string &model_semantics);
 // Each legal one with each fault: for operations that no single one reproduces.
 std::vector<Hypothesis> pairs_for(int32_t stage, const std::string &model_semantics);
+// Two faults of different switches: many, for what neither explains.
+std::vector<Hypothesis> fault_pairs_for(int32_t stage, const std::string &model_semantics);
 
 }  // namespace bitnet::explain

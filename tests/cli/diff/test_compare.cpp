@@ -35,9 +35,10 @@ Result compare_lines(const std::vector<std::string> &a, const std::vector<std::s
     Folder folder;
     Result result;
     result.options = options;
-    result.a = std::make_unique<Trace>(read_trace(folder.write("a.jsonl", a)));
-    result.b = std::make_unique<Trace>(read_trace(folder.write("b.jsonl", b)));
-    result.report = compare_traces(*result.a, *result.b, options);
+    result.a = std::make_unique<Trace>();
+    result.b = std::make_unique<Trace>();
+    result.report =
+        compare_files(folder.write("a.jsonl", a), folder.write("b.jsonl", b), options, *result.a, *result.b);
     return result;
 }
 
@@ -378,42 +379,42 @@ TEST(Detail, ASingleChangedValue) {
     Result r = compare_lines(lines, other);
     EXPECT_EQ(r.report.verdict, Verdict::divergence);
     EXPECT_EQ(r.counts().different, 1u);
-    auto top = first_top_difference(*r.report.first);
+    auto top = first_top_difference(r.report.first_a, r.report.first_b);
     ASSERT_TRUE(top);
     EXPECT_EQ(top->index, 95u);
     EXPECT_EQ(top->a, values[95]);
     EXPECT_EQ(top->b, changed[95]);
-    ASSERT_EQ(hints(*r.report.first).size(), 1u);
-    EXPECT_EQ(hints(*r.report.first)[0], "a single value differs, by 0.25, at index 95");
-    double l2 = r.report.first->a->l2;
+    ASSERT_EQ(hints(r.report.first_a, r.report.first_b).size(), 1u);
+    EXPECT_EQ(hints(r.report.first_a, r.report.first_b)[0], "a single value differs, by 0.25, at index 95");
+    double l2 = r.report.first_a.l2;
     EXPECT_NEAR(r.report.first->distance, 0.25 / l2, 1e-6);
     changed = values;
     changed[20] += 0.25f;
     other[at] = tensor_line(0, 40, 1, 1, "layer_out", changed);
     r = compare_lines(lines, other);
-    EXPECT_EQ(hints(*r.report.first)[0], "a single value differs, by 0.25 (not among the 8 largest)");
-    EXPECT_FALSE(first_top_difference(*r.report.first));
+    EXPECT_EQ(hints(r.report.first_a, r.report.first_b)[0], "a single value differs, by 0.25 (not among the 8 largest)");
+    EXPECT_FALSE(first_top_difference(r.report.first_a, r.report.first_b));
 }
 
 TEST(Detail, APermutation) {
     SampleTrace b;
     b.fault = fault_at(1, "v_proj", [](std::vector<float> &values) { std::swap(values[1], values[9]); });
     Result r = compare({}, b);
-    EXPECT_EQ(hints(*r.report.first), std::vector<std::string>{"same values in another order (a permutation)"});
+    EXPECT_EQ(hints(r.report.first_a, r.report.first_b), std::vector<std::string>{"same values in another order (a permutation)"});
 }
 
 TEST(Detail, AFactor) {
     SampleTrace b;
     b.fault = fault_at(1, "v_proj", scale);
     Result r = compare({}, b);
-    EXPECT_EQ(hints(*r.report.first), std::vector<std::string>{"B is A times 0.5"});
+    EXPECT_EQ(hints(r.report.first_a, r.report.first_b), std::vector<std::string>{"B is A times 0.5"});
 }
 
 TEST(Detail, Zeros) {
     SampleTrace b;
     b.fault = fault_at(1, "v_proj", [](std::vector<float> &values) { std::fill(values.begin(), values.end(), 0.0f); });
     Result r = compare({}, b);
-    EXPECT_EQ(hints(*r.report.first), std::vector<std::string>{"B is all zeros"});
+    EXPECT_EQ(hints(r.report.first_a, r.report.first_b), std::vector<std::string>{"B is all zeros"});
 }
 
 TEST(Detail, Shapes) {
@@ -421,7 +422,7 @@ TEST(Detail, Shapes) {
     b.fault = fault_at(2, "layer_out", [](std::vector<float> &values) { values.push_back(0); });
     Result r = compare({}, b, within(10));
     EXPECT_EQ(r.report.verdict, Verdict::divergence);
-    EXPECT_EQ(hints(*r.report.first), std::vector<std::string>{"shapes differ: 96 elements against 97"});
+    EXPECT_EQ(hints(r.report.first_a, r.report.first_b), std::vector<std::string>{"shapes differ: 96 elements against 97"});
     EXPECT_FALSE(r.report.comparison.would_pass);
 }
 
@@ -437,7 +438,7 @@ TEST(Detail, NanOnOneSideIsADivergenceUnderAnyTolerance) {
             EXPECT_EQ(r.report.verdict, Verdict::divergence);
             EXPECT_EQ(r.first(), "t3/logits");
             EXPECT_TRUE(std::isnan(r.report.first->distance));
-            EXPECT_EQ(hints(*r.report.first)[0], "A has no NaN, B has 1 NaN");
+            EXPECT_EQ(hints(r.report.first_a, r.report.first_b)[0], "A has no NaN, B has 1 NaN");
             EXPECT_FALSE(r.report.comparison.would_pass);
         }
         EXPECT_EQ(compare(trace, trace).report.verdict, Verdict::match) << "the same NaN on both sides";
@@ -526,13 +527,13 @@ TEST(Tolerance, AnotherTopTokenIsADivergence) {
     Result r = compare_lines(with(reference, "x"), with(far, "y"));
     EXPECT_EQ(r.report.verdict, Verdict::divergence) << r.report.sentence;
     EXPECT_LE(r.report.first->distance, kLogitsMaxDistance);
-    LogitsPair logits = compare_logits(*r.report.first);
+    LogitsPair logits = r.report.comparison.logits[r.report.first->logits];
     EXPECT_EQ(logits.top_a, 10u);
     EXPECT_EQ(logits.top_b, 11u);
     EXPECT_FALSE(logits.top_inside_noise);
     r = compare_lines(with(values, "x"), with(close, "y"));
     EXPECT_EQ(r.report.verdict, Verdict::match) << r.report.sentence;
-    EXPECT_TRUE(compare_logits(*r.report.logits).top_inside_noise);
+    EXPECT_TRUE(r.report.comparison.logits[r.report.logits->logits].top_inside_noise);
 }
 
 // The largest logit is often not among the 8 largest by magnitude: large negative ones are.
@@ -551,8 +552,8 @@ TEST(Tolerance, TheRecordedArgmaxIsTheTopToken) {
         return lines;
     };
     Result r = compare_lines(with("x", "\"argmax\":50,"), with("y", ""));
-    EXPECT_EQ(compare_logits(*r.report.logits).top_a, 50u);
-    EXPECT_FALSE(compare_logits(*r.report.logits).top_b);
+    EXPECT_EQ(r.report.comparison.logits[r.report.logits->logits].top_a, 50u);
+    EXPECT_FALSE(r.report.comparison.logits[r.report.logits->logits].top_b);
     EXPECT_EQ(compare_lines(with("x", "\"argmax\":-1,"), with("y", "")).report.verdict, Verdict::error);
 }
 

@@ -1,7 +1,6 @@
 // Damaged traces never crash and never pass for whole: meant to run under sanitizers.
 #include "abi/cli/diff/diff.h"
 #include "abi/cli/diff/render.h"
-#include "abi/cli/diff/trace_reader.h"
 #include "sample_trace.h"
 
 #include <gtest/gtest.h>
@@ -20,22 +19,21 @@ protected:
         sample.n_layer = 2;
         sample.tokens = {1, 2};
         valid_ = joined(sample.lines());
-        a_ = read_trace(folder_.write_bytes("a.jsonl", valid_));
-        ASSERT_TRUE(a_.problems.empty());
+        a_ = folder_.write_bytes("a.jsonl", valid_);
     }
     Verdict compare(const std::string &bytes) {
-        Trace b = read_trace(folder_.write_bytes("b.jsonl", bytes));
+        Trace a, b;
         Options options;
         options.max_origins = 3;
-        Report report = compare_traces(a_, b, options);
-        EXPECT_FALSE(render_text(report, a_, b, options, false).empty());
-        EXPECT_FALSE(render_json(report, a_, b, options).empty());
+        Report report = compare_files(a_, folder_.write_bytes("b.jsonl", bytes), options, a, b);
+        EXPECT_TRUE(a.problems.empty());
+        EXPECT_FALSE(render_text(report, a, b, options, false).empty());
+        EXPECT_FALSE(render_json(report, a, b, options).empty());
         EXPECT_EQ(report.errors.empty(), report.verdict != Verdict::error);
         return report.verdict;
     }
     Folder folder_;
-    std::string valid_;
-    Trace a_;
+    std::string valid_, a_;
     std::mt19937 random_{20260131};
 };
 
