@@ -17,6 +17,7 @@
 
 #include "abi/cli/commands.h"
 #include "abi/cli/program_status.h"
+#include "abi/cli/temporary_folder.h"
 #include "abi/cli/terminal.h"
 #include "abi/cli/trace_output.h"
 #include "bitnet_c.h"
@@ -48,26 +49,6 @@ std::string joined(const std::vector<std::string> &parts, const char *separator)
     for (const std::string &part : parts) text += (text.empty() ? "" : separator) + part;
     return text;
 }
-
-// A folder of our own, gone with this object.
-class StatusFolder {
-public:
-    StatusFolder() {
-        const char *parent = std::getenv("TMPDIR");
-        path_ = std::string(parent && *parent ? parent : "/tmp") + "/bitnet-trace-XXXXXX";
-        if (!mkdtemp(path_.data())) throw CommandError(text_of("%s: %s", path_.c_str(), std::strerror(errno)));
-    }
-    ~StatusFolder() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    StatusFolder(const StatusFolder &) = delete;
-    StatusFolder &operator=(const StatusFolder &) = delete;
-    const std::string &path() const { return path_; }
-
-private:
-    std::string path_;
-};
 
 class Environment {
 public:
@@ -299,7 +280,7 @@ int conclude(int code, const std::string &verdict) {
 // three; logits, which nobody sees without the interposer, those of the latter two.
 int self_check(const TraceProgramOptions &options, const std::string &output) {
     const Input input;
-    const StatusFolder least_folder, folder;
+    const TemporaryFolder least_folder("trace"), folder("trace");
     const Outcome plain = run_captured(options, input, plain_environment(options));
     const Outcome least = run_captured(options, input, least_environment(options, least_folder.path()));
     Environment environment = traced_environment(options, output, folder.path());
@@ -338,9 +319,12 @@ int trace_program(const TraceProgramOptions &options) {
     if (output.empty() && options.plugins.empty() && (!plugins || !*plugins)) output = default_trace_path;
     if (!output.empty()) output = std::filesystem::absolute(output).string();
     if (options.self_check) return self_check(options, output);
-    const StatusFolder folder;
-    const int status = run(options.command, traced_environment(options, output, folder.path()), -1, -1);
-    report(options, output, folder.path());
+    const TemporaryFolder folder("trace");
+    const int status = run(options.command, traced_environment(options, output, folder.path()), options.in, options.out);
+    // A command that runs programs for its own ends wants to hear of failures only; what such a program's own library
+    // wrote is none.
+    const bool wrote = output.empty() || file_bytes(output) > 0;
+    if (options.out < 0 || !wrote) report(options, output, folder.path());
     return status;
 }
 

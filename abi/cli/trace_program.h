@@ -16,6 +16,7 @@ struct TraceProgramOptions {
     bool deep = false;          // reach libraries opened with RTLD_DEEPBIND
     bool patch_static = false;  // lead the calls of a program that ggml is linked into
     bool self_check = false;    // run without and with, compare
+    int in = -1, out = -1;      // files for its standard input and output; -1: ours. Not of self_check
 };
 
 // Returns the program's own exit status (128 + n when signal n ended it), or what the check found. Throws CommandError.

@@ -4,6 +4,7 @@
 
 #include "abi/cli/commands.h"
 #include "abi/cli/explain/explain.h"
+#include "abi/cli/explain/rerun.h"
 #include "abi/cli/options.h"
 #include "abi/cli/session.h"
 #include "abi/cli/terminal.h"
@@ -16,16 +17,38 @@ struct Arguments {
     std::string trace, format = "text", tolerance = "auto";
     ModelOptions model;
     explain::Options options;
+    bool rerun = false;
+    explain::RerunOptions program;
 };
+
+// What stands after --: its first word was taken for TRACE.
+void take_program(Arguments &arguments, const std::vector<std::string> &rest) {
+    std::vector<std::string> &words = arguments.program.command;
+    if (!arguments.trace.empty()) words.push_back(arguments.trace);
+    for (const std::string &word : rest)
+        if (word != "--" || &word != &rest.front()) words.push_back(word);
+    if (arguments.rerun && words.empty()) throw CommandError("explain: --rerun: a program after -- is missing");
+    if (!arguments.rerun && words.size() > 1)
+        throw CommandError("explain: unexpected " + words[1] + " (a program to run twice stands after --rerun --)");
+    if (!arguments.rerun && words.empty()) throw CommandError("explain: TRACE is missing, or --rerun -- PROGRAM");
+}
 
 int run_explain(Arguments &arguments) {
     using Tolerance = explain::Options::Tolerance;
     arguments.options.tolerance = arguments.tolerance == "exact"    ? Tolerance::exact
                                   : arguments.tolerance == "bitnet" ? Tolerance::preset
                                                                     : Tolerance::automatic;
-    const explain::Recording recording = explain::read_recording(arguments.trace);
     const ModelHandle model = load_model(arguments.model);
-    const explain::Report report = explain::explain(model.get(), recording, arguments.options);
+    explain::Report report;
+    if (arguments.rerun) {
+        const TemporaryFolder folder("explain");
+        const explain::Rerun rerun = explain::record_twice(model.get(), arguments.program, folder);
+        report = explain::explain(model.get(), rerun.recording, arguments.options);
+        report.path = arguments.program.command.front();
+        report.facts.push_back(rerun.found);
+    } else {
+        report = explain::explain(model.get(), explain::read_recording(arguments.trace), arguments.options);
+    }
     for (const std::string &error : report.errors) print_error("explain: " + error);
     write_stdout(arguments.format == "json" ? render_json(report) : render_text(report));
     return report.exit_code;
@@ -41,8 +64,7 @@ void add_explain_command(CLI::App &app, int &exit_code) {
         "nothing, 1 a wrong operation, 2 error");
     command
         ->add_option("TRACE", arguments->trace,
-                     "Raw values: a folder that the npy plugin wrote, or an .npz of arrays layer/stage")
-        ->required();
+                     "Raw values: a folder that the npy plugin wrote, or an .npz of arrays layer/stage");
     command->add_option("--format", arguments->format, "text (default) or json")->check(one_of({"text", "json"}));
     command
         ->add_option(
@@ -56,8 +78,19 @@ void add_explain_command(CLI::App &app, int &exit_code) {
         ->check(number_between(0, 1e6));
     command->add_flag("--allow-other-model", arguments->options.allow_other_model,
                       "Go on when the recording names another model's hash");
+    command->add_flag("--rerun", arguments->rerun,
+                      "In place of TRACE: the program after -- (as of bitnet trace) is run twice, first to find the "
+                      "position where it leaves our own engine, then for the raw values there");
+    command->add_flag("--no-flash", arguments->program.no_flash, "With --rerun: attention step by step");
+    command->add_flag("--deep", arguments->program.deep, "With --rerun: reach libraries opened with RTLD_DEEPBIND");
+    command->add_flag("--patch-static", arguments->program.patch_static,
+                      "With --rerun: lead the calls of a program that ggml is linked into");
+    command->prefix_command();
     arguments->model.add_to(*command);
-    command->callback([arguments, &exit_code] { exit_code = run_explain(*arguments); });
+    command->callback([arguments, command, &exit_code] {
+        take_program(*arguments, command->remaining());
+        exit_code = run_explain(*arguments);
+    });
 }
 
 }  // namespace bitnet

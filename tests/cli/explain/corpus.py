@@ -96,7 +96,7 @@ class Worker:
         record = self.record(name, text, select)
         row = {"kind": kind, "model": name, "semantics": text, "place": True, "cause": True, "note": ""}
         if same(record, self.reference(name, select)):
-            return {**row, "place": False, "cause": False, "note": "changes nothing, so there is nothing to explain"}
+            return {**row, "unchanged": True}  # not a bit: there is nothing that anyone could explain
         report = self.explain(name, record)
         outcome = "legal" if legal else "wrong"
         groups = report["groups"]
@@ -237,13 +237,16 @@ def run_task(task):
 def summary(rows):
     """What corpus.json holds: counts by kind, and everything that was not named."""
     kinds = {}
+    unchanged = sorted(f"{row['model']}: {row['semantics']}" for row in rows if row.get("unchanged"))
+    rows = [row for row in rows if not row.get("unchanged")]
     for row in rows:
         of_kind = kinds.setdefault(row["kind"], {"engines": 0, "place": 0, "cause": 0})
         of_kind["engines"] += 1
         of_kind["place"] += bool(row["place"])
         of_kind["cause"] += bool(row["cause"])
     missed = [f"{row['model']}: {row['semantics']}: {row['note']}" for row in rows if not (row["place"] and row["cause"])]
-    return {"prompts": PROMPTS, "shapes": len(SHAPES), "kinds": kinds, "missed": sorted(missed)}
+    return {"prompts": PROMPTS, "shapes": len(SHAPES), "kinds": kinds, "missed": sorted(missed),
+            "unchanged": unchanged}
 
 
 def promises(result):
@@ -284,22 +287,24 @@ def main():
                                  initargs=(arguments.library, arguments.program, folder)) as pool:
             rows = [row for row in pool.map(run_task, tasks, chunksize=4) if row]
     result = summary(rows)
-    problems = [] if arguments.only else promises(result)
     for missed in result["missed"]:
         print(missed)
     for kind, counts in result["kinds"].items():
         print(f"{kind}: {counts['engines']} engines, place {counts['place']}, cause {counts['cause']}")
+    print(f"{len(rows)} engines, {time.time() - begin:.1f} s")
+    if arguments.only:
+        return 0
     if arguments.write and arguments.all:
         corpus_table.write(result)
     committed = corpus_table.committed()
-    if arguments.all and not arguments.only and result != committed:
+    problems = []
+    if arguments.all and result != committed:
         problems.append("corpus.json is not what this run found: --all --write")
     problems += [f"not named, though corpus.json says so: {missed}" for missed in result["missed"]
                  if missed not in committed["missed"]]
     problems += promises(committed) + corpus_table.differences(committed)
     for problem in problems:
         print(f"WRONG: {problem}")
-    print(f"{len(rows)} engines, {time.time() - begin:.1f} s")
     return 1 if problems else 0
 
 

@@ -28,9 +28,12 @@ def table(result):
 
 
 def missed(result):
+    lines = [f"What was missed ({len(result['missed'])}):", "", *(f"    {line}" for line in result["missed"])]
     if not result["missed"]:
-        return ["Nothing was missed."]
-    return [f"What was missed ({len(result['missed'])}):", "", *(f"    {line}" for line in result["missed"])]
+        lines = ["Nothing was missed."]
+    if result["unchanged"]:
+        lines += ["", "Left out, as they change no bit of what was recorded: " + "; ".join(f"`{x}`" for x in result["unchanged"]) + "."]
+    return lines
 
 
 def blocks(result):
