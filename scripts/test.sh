@@ -11,7 +11,7 @@ cross=
 [ -z "$cross" ] || scripts/build.sh aarch64 bitnet core_test bitnet_shim_loader  # the tests labelled emulated
 status=0
 ctest --preset tsan --label-regex threads || status=1
-[ -z "$cross" ] || ctest --preset aarch64 --label-regex emulated --no-tests=error || status=1
+[ -z "$cross" ] || ctest --preset aarch64 --label-regex emulated --no-tests=error --parallel 2 || status=1
 ctest --preset asan-ubsan --label-regex 'unit|damage' --parallel 2 || status=1
-ctest --preset release || status=1
+ctest --preset release --parallel 2 || status=1
 exit $status
