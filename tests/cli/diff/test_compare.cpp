@@ -1,11 +1,12 @@
 #include "abi/cli/diff/diff.h"
 #include "abi/cli/diff/render.h"
 #include "abi/cli/diff/text.h"
-#include "abi/cli/diff/trace_reader.h"
+#include "abi/cli/diff/waiting_records.h"
 #include "sample_trace.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -76,6 +77,52 @@ TEST(Compare, EqualTracesMatch) {
     EXPECT_EQ(r.counts().equal, 228u);
     EXPECT_EQ(r.report.comparison.would_pass, 0.0);
     EXPECT_TRUE(r.report.facts.empty());
+}
+
+// Whatever the order, the verdict and the first difference are the same.
+TEST(Compare, OrderOfRecordsDoesNotMatter) {
+    SampleTrace wrong;
+    wrong.fault = fault_at(1, "ffn_act", nudge, 2);
+    const std::vector<std::string> a = SampleTrace().lines();
+    std::vector<std::string> b = wrong.lines();
+    const Result straight = compare_lines(a, b);
+    // Between the run record with its step and run_end there are tensor records only.
+    std::reverse(b.begin() + 2, b.end() - 1);
+    const Result turned = compare_lines(a, b);
+    EXPECT_EQ(turned.report.verdict, Verdict::divergence);
+    EXPECT_EQ(turned.first(), "t2/blk1/ffn_act");
+    EXPECT_EQ(turned.first(), straight.first());
+    EXPECT_EQ(turned.counts().equal, straight.counts().equal);
+    EXPECT_EQ(turned.counts().different, straight.counts().different);
+    EXPECT_EQ(turned.report.first_a.key, turned.report.first->key());
+    EXPECT_EQ(turned.report.origins.size(), straight.report.origins.size());
+}
+
+// More than wait in memory: the rest goes to a file and comes back as it was, also into slots that are used again.
+TEST(Compare, RecordsWaitInAFileToo) {
+    WaitingRecords waiting;
+    auto record = [](uint32_t i) {
+        Record r;
+        r.key = i;
+        r.rms = i * 0.5;
+        r.sketch[63] = float(i);
+        return r;
+    };
+    constexpr uint32_t kCount = (1u << 16) + 500;
+    std::vector<uint32_t> slots;
+    for (uint32_t i = 0; i < kCount; ++i) slots.push_back(waiting.put(record(i)));
+    Record out;
+    auto expect = [&](uint32_t slot, uint32_t i) {
+        waiting.take(slot, out);
+        EXPECT_EQ(out.key, i);
+        EXPECT_EQ(out.sketch[63], float(i));
+    };
+    for (uint32_t i = kCount - 400; i < kCount - 100; ++i) expect(slots[i], i);
+    std::vector<uint32_t> again;
+    for (uint32_t i = 0; i < 300; ++i) again.push_back(waiting.put(record(kCount + i)));
+    for (uint32_t i = 0; i < 300; ++i) expect(again[i], kCount + i);
+    for (uint32_t i = kCount - 100; i < kCount; ++i) expect(slots[i], i);
+    for (uint32_t i = 0; i < 1000; ++i) expect(slots[i], i);
 }
 
 TEST(Compare, PrefillAndDecodeAreTheSameRecords) {

@@ -213,7 +213,7 @@ def tasks_of(everything):
               for semantics in variations for prompt in range(PROMPTS)]
     if everything:
         return tasks
-    steps = {"single": 5, "pair": 97, "control": 149, "wrapping": 2, "clean": 2, "double_bos": 4}
+    steps = {"single": 2, "pair": 37, "control": 61, "wrapping": 1, "clean": 1, "double_bos": 2}
     return [task for method, step in steps.items() for task in [t for t in tasks if t[0] == method][::step]]
 
 

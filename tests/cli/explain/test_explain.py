@@ -340,3 +340,49 @@ def test_folder_problems(folder, tmp_path):
 def error_of_model(path, model):
     done = run("explain", path, "-m", model, expect=2)
     return done.stderr.decode()
+
+
+# ---- a program that is run twice ----
+
+
+def rerun(*program, expect):
+    done = run("explain", "--rerun", "-m", SMALL, "--format", "json", "--", *program, expect=expect)
+    return json.loads(done.stdout), done.stderr.decode(errors="replace")
+
+
+def test_a_program_is_run_twice():
+    report, err = rerun(PROGRAM, "run", "-m", SMALL, "-p", "one two", "-n", "3", "--as", "rope_offset@1=1", expect=1)
+    (group,) = report["groups"]
+    assert (group["semantics"], group["distance"]) == ("rope_offset=1", 0)
+    assert {(o["layer"], o["stage"]) for o in group["operations"]} == {(1, "q_rope"), (1, "k_rope")}
+    assert {o["layer"] for o in report["operations"]} == {-1, 0, 1, 2}
+    assert any(fact.startswith("run twice, the second time for the raw values of position 0, the first") for fact in report["facts"])
+    assert "nothing was traced" not in err
+    right, _ = rerun(PROGRAM, "run", "-m", SMALL, "-p", "one two", "-n", "3", expect=0)
+    assert right["verdict"] == "reproduced"
+    assert right["counts"]["reproduced"] > 50
+
+
+def test_a_program_that_does_something_else_the_second_time(tmp_path):
+    mark = tmp_path / "once"
+    script = tmp_path / "program"
+    script.write_text(f"#!/bin/sh\ntext=one; [ -e {mark} ] && text=three\ntouch {mark}\n"
+                      f'exec {PROGRAM} run -m {SMALL} -n 1 -p "$text"\n')
+    script.chmod(0o755)
+    done = run("explain", "--rerun", "-m", SMALL, "--", script, expect=2)
+    assert b"evaluated other tokens when it was run again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--rerun"], "a program after -- is missing"),
+        ([], "TRACE is missing"),
+        (["a", "b"], "unexpected b"),
+        (["--rerun", "--", "/bin/true"], "the program recorded nothing"),
+        (["--rerun", "--", "/no/such/program"], "cannot run '/no/such/program'"),
+    ],
+)
+def test_rerun_problems(arguments, words):
+    done = run("explain", "-m", SMALL, *arguments, expect=2)
+    assert words in done.stderr.decode()
