@@ -36,6 +36,7 @@ struct ContextOptions {
     std::string head;   // "" or "full", or "certified"
 
     void add_to(CLI::App &command);
+    void add_threads_and_kv_to(CLI::App &command);  // of contexts whose size is known
     void add_head_to(CLI::App &command);
 };
 

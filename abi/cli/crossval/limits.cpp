@@ -140,7 +140,11 @@ void LimitOptions::add_to(CLI::App &command) {
 bitnet_logits_limits_t LimitOptions::resolved() const {
     Limits limits = {};
     limits.struct_size = sizeof limits;
-    check(bitnet_compare_preset(preset.c_str(), &limits));
+    check(bitnet_compare_preset(preset.empty() ? preset_default : preset.c_str(), &limits));
+    return over(limits);
+}
+
+bitnet_logits_limits_t LimitOptions::over(bitnet_logits_limits_t limits) const {
     for (const Limit &limit : all_limits) {
         const std::string &text = values.at(limit.option);
         const bool is_warning = limit.field == &Limits::cosine_warn;

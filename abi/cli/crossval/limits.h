@@ -14,15 +14,19 @@ class App;
 
 namespace bitnet::crossval {
 
+inline constexpr const char *preset_default = "bitnet";
+
 struct LimitOptions {
-    std::string preset = "bitnet";
+    std::string preset;                         // "": bitnet
     std::map<std::string, std::string> values;  // option, number or "off"
     std::string top1;                           // "", "exact", "noise", "off"
     int top_k = 0;                              // 0: 5
     std::string metrics;                        // "mse,kl,topk": what may be judged beside cosine, L2 and max abs
 
     void add_to(CLI::App &command);
-    bitnet_logits_limits_t resolved() const;  // throws CommandError
+    // The preset's with the single options over them; or another set with them. Throws CommandError.
+    bitnet_logits_limits_t resolved() const;
+    bitnet_logits_limits_t over(bitnet_logits_limits_t limits) const;
 };
 
 // "cosine", "mean_kl", ... of one BITNET_METRIC_... bit.

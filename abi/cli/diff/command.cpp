@@ -1,11 +1,13 @@
 #include "abi/cli/commands.h"
 
+#include "abi/cli/diff/envelopes.h"
 #include "abi/cli/diff/render.h"
 #include "abi/cli/diff/text.h"
 #include "abi/cli/diff/trace_reader.h"
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -24,6 +26,8 @@ struct Arguments {
     std::string a, b, format = "text", tolerance = "auto";
     std::vector<std::string> ignore;
     Options options;
+    envelope::EnvelopeOptions envelope;
+    std::string model_path;  // of an envelope that has to be measured
 };
 
 // "auto", "exact" or a distance; returns CLI11's "" or what is wrong.
@@ -32,12 +36,12 @@ std::string check_tolerance(const std::string &text) {
     double value = 0;
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     bool good = error == std::errc() && end == text.data() + text.size() && std::isfinite(value) && value >= 0;
-    return good ? "" : "\"" + printable(text) + "\" found; auto, exact or a number that is not negative expected";
+    return good ? "" : "\"" + diff::printable(text) + "\" found; auto, exact or a number that is not negative expected";
 }
 
 std::string check_ignore(const std::string &key) {
     if (is_preflight_key(key)) return "";
-    return "\"" + printable(key) +
+    return "\"" + diff::printable(key) +
            "\" found; model_hash, tokens, hyperparameters[.KEY], semantics[.KEY], kv_type, "
            "architecture, stages, runs or overridden expected";
 }
@@ -50,6 +54,7 @@ bool wants_colour() {
 int run_diff(Arguments &arguments) {
     Options &options = arguments.options;
     options.ignore.insert(arguments.ignore.begin(), arguments.ignore.end());
+    arguments.envelope.check();
     if (arguments.tolerance == "exact") {
         options.rule = Rule::hashes;
     } else if (arguments.tolerance != "auto") {
@@ -59,6 +64,11 @@ int run_diff(Arguments &arguments) {
     }
     auto reading = std::async(std::launch::async, read_trace, arguments.b);
     Trace a = read_trace(arguments.a), b = reading.get();
+    // What ends the comparison before any number needs none.
+    const std::vector<Fact> facts = preflight(a, b, options);
+    bool judged = std::none_of(facts.begin(), facts.end(), [](const Fact &fact) { return fact.mismatch; });
+    if (arguments.envelope.given() && judged)
+        options.envelopes = envelopes_for(a, b, arguments.envelope, arguments.model_path);
     Report report = compare_traces(a, b, options);
     for (const std::string &error : report.errors) std::fprintf(stderr, "bitnet: diff: %s\n", error.c_str());
     std::string text = arguments.format == "json" ? render_json(report, a, b, options)
@@ -98,6 +108,12 @@ void add_diff_command(CLI::App &app, int &exit_code) {
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     command->add_flag("--allow-missing", arguments->options.allow_missing,
                       "records that only one trace has are no error (they are counted all the same)");
+    arguments->envelope.add_to(*command);
+    command->get_option("--envelope")->excludes(command->get_option("--tolerance"));
+    command
+        ->add_option("-m,--model", arguments->model_path,
+                     "the model of --envelope auto (default: the file that the trace names)")
+        ->type_name("FILE");
     command->callback([arguments, &exit_code] { exit_code = run_diff(*arguments); });
 }
 

@@ -59,14 +59,32 @@ bool lead_inside(const Record &record, uint32_t other, double noise) {
     return record.max - rival <= noise;
 }
 
-Relation judge_logits(const Pair &pair) {
-    if (!(pair.distance <= kLogitsMaxDistance)) return Relation::different;
+// Another largest value, and not because of noise.
+bool top_differs(const Pair &pair) {
     LogitsPair logits = compare_logits(pair);
-    bool top_differs = logits.top_a && logits.top_b && *logits.top_a != *logits.top_b;
-    return top_differs && !logits.top_inside_noise ? Relation::different : Relation::within;
+    return logits.top_a && logits.top_b && *logits.top_a != *logits.top_b && !logits.top_inside_noise;
 }
 
-Relation judge(const Pair &pair, const Comparison &comparison) {
+Relation judge_logits(const Pair &pair) {
+    if (!(pair.distance <= kLogitsMaxDistance)) return Relation::different;
+    return top_differs(pair) ? Relation::different : Relation::within;
+}
+
+const envelope::Judge &envelope_of(const Comparison &comparison, const Pair &pair) {
+    return *comparison.envelopes[size_t(run_of(pair.key()))];
+}
+
+Relation judge_noise(Pair &pair, const Comparison &comparison) {
+    const envelope::Judge &envelope = envelope_of(comparison, pair);
+    const Stage &stage = *find_stage(int(node_of(pair.key())));
+    std::optional<size_t> smallest = envelope.smallest(layer_of(pair.key()), stage.name, pair.distance);
+    if (!smallest) return Relation::unjudged;
+    if (*smallest == envelope.n_classes()) return Relation::different;
+    pair.noise_class = uint8_t(*smallest);
+    return stage.node == logits_node() && top_differs(pair) ? Relation::different : Relation::within;
+}
+
+Relation judge(Pair &pair, const Comparison &comparison) {
     if (same_bits(*pair.a, *pair.b)) {
         return statistics_agree(*pair.a, *pair.b) ? Relation::equal : Relation::different;
     }
@@ -77,6 +95,7 @@ Relation judge(const Pair &pair, const Comparison &comparison) {
     if (comparison.rule == Rule::distance) {
         return pair.distance <= comparison.max_distance ? Relation::within : Relation::different;
     }
+    if (comparison.rule == Rule::envelope) return judge_noise(pair, comparison);
     return node_of(pair.key()) == logits_node() ? judge_logits(pair) : Relation::unjudged;
 }
 
@@ -138,6 +157,12 @@ std::optional<double> allowed_distance(const Comparison &comparison, const Pair 
     case Rule::distance: return comparison.max_distance;
     case Rule::logits:
         if (node_of(pair.key()) == logits_node()) return kLogitsMaxDistance;
+        break;
+    case Rule::envelope: {
+        const envelope::Judge &envelope = envelope_of(comparison, pair);
+        return envelope.allowed(envelope.n_classes() - 1, layer_of(pair.key()),
+                                find_stage(int(node_of(pair.key())))->name);
+    }
     }
     return std::nullopt;
 }
@@ -160,6 +185,8 @@ LogitsPair compare_logits(const Pair &pair) {
 Comparison compare_records(const Trace &a, const Trace &b, const Options &options) {
     Comparison comparison;
     comparison.rule = options.rule.value_or(same_engine(a, b) ? Rule::hashes : Rule::logits);
+    if (!options.envelopes.empty()) comparison.rule = Rule::envelope;
+    comparison.envelopes = options.envelopes;
     comparison.max_distance = options.max_distance;
     comparison.would_pass = 0;
     Counts &counts = comparison.counts;

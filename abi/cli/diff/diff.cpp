@@ -38,7 +38,11 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
     if (has_mismatch(report) || !report.errors.empty()) return;
     if (report.comparison.counts.compared == 0) {
         report.errors.push_back("nothing was compared: the traces have no record in common");
-    } else if (report.comparison.counts.unjudged > 0 && report.comparison.n_logits == 0) {
+    } else if (report.comparison.rule == Rule::envelope &&
+               report.comparison.counts.unjudged == report.comparison.counts.compared) {
+        report.errors.push_back("no verdict: the envelope has none of the stages that were recorded");
+    } else if (report.comparison.rule == Rule::logits && report.comparison.counts.unjudged > 0 &&
+               report.comparison.n_logits == 0) {
         report.errors.push_back("no verdict: the engines differ, so --tolerance auto looks at logits only, and "
                                 "no logits were recorded on both sides (give --tolerance a number)");
     }
@@ -97,6 +101,7 @@ void analyse(const Trace &a, const Trace &b, Report &report) {
         if (!unequal && pair.relation != Relation::equal) unequal = &pair;
         if (!report.first && pair.relation == Relation::different) report.first = &pair;
     }
+    if (comparison.rule == Rule::envelope) report.noise = measure_noise(comparison);
     if (report.first) {
         report.origins = find_origins(comparison, a, b);
         report.causes = likely_causes(report);
@@ -118,9 +123,22 @@ std::string inputs_text(const Origin &origin) {
     case Inputs::equal: return "this operation is wrong: its inputs are equal";
     case Inputs::token: return "this operation is wrong: its input, the token id, is equal";
     case Inputs::unrecorded: return "its inputs were not all recorded; everything recorded before it is equal";
+    case Inputs::inside: return "its inputs are inside a class, so it is this operation that is not";
     case Inputs::close: break;
     }
     return "it leaps away from inputs that are close";
+}
+
+std::string noise_sentence(const Report &report, bool several_runs) {
+    const Pair &first = *report.first;
+    std::string text = "outside every class of legal variations, first at " + place_name(first.key(), several_runs);
+    auto allowed = allowed_distance(report.comparison, first);
+    if (allowed && first.distance > *allowed) {
+        text += format_text(": %s relative L2, where %s noise reaches %s", short_number(first.distance).c_str(),
+                            report.noise->classes.back().c_str(), short_number(*allowed).c_str());
+    }
+    if (!report.origins.empty()) text += "; " + inputs_text(report.origins.front());
+    return text;
 }
 
 std::string divergence_sentence(const Report &report, bool several_runs) {
@@ -134,6 +152,8 @@ std::string divergence_sentence(const Report &report, bool several_runs) {
             text += "; suspect: " + place_name(report.origins.front().pair->key(), several_runs) + ", " +
                     inputs_text(report.origins.front());
         }
+    } else if (report.comparison.rule == Rule::envelope) {
+        text = noise_sentence(report, several_runs);
     } else if (!report.origins.empty()) {
         text += ": " + inputs_text(report.origins.front());
     }
@@ -153,6 +173,12 @@ std::string match_sentence(const Report &report) {
     const Counts &counts = comparison.counts;
     if (counts.equal == counts.compared)
         return format_text("all %llu records are equal, bit for bit.", Llu(counts.compared));
+    if (comparison.rule == Rule::envelope) {
+        return format_text("inside %s noise: the smallest class that holds all %llu records (%llu of them equal, bit for "
+                           "bit, %llu not judged).",
+                           report.noise->classes[*report.noise->noise_class].c_str(), Llu(counts.compared),
+                           Llu(counts.equal), Llu(counts.unjudged));
+    }
     if (comparison.rule == Rule::distance) {
         return format_text("%llu records agree within %s relative L2 (%llu of them bit for bit).", Llu(counts.compared),
                            short_number(comparison.max_distance).c_str(), Llu(counts.equal));

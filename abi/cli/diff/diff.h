@@ -2,8 +2,10 @@
 #pragma once
 
 #include "abi/cli/diff/trace.h"
+#include "abi/cli/envelope/envelope.h"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,13 +18,18 @@ enum class Rule {
     hashes,    // equal bits
     distance,  // relative L2 distance of every record at most Options::max_distance
     logits,    // engines run freely: logits inside the envelope, no verdict on the layers
+    envelope,  // every record inside a class of legal variations, as far as they were measured for its stage
 };
+
+// By run, of the run records of either side.
+using Envelopes = std::vector<std::shared_ptr<const envelope::Judge>>;
 
 struct Options {
     std::optional<Rule> rule;      // none: hashes for the same engine and version, else logits
     double max_distance = 0;       // of Rule::distance
     size_t max_origins = 5;        // listed; all are counted
     bool allow_missing = false;    // records on one side only are no error
+    Envelopes envelopes;           // not empty: Rule::envelope
     std::set<std::string> ignore;  // preflight keys, "model_hash" or "semantics.eps" or all of "semantics"
 };
 
@@ -63,6 +70,7 @@ struct Pair {
     const Record *a, *b;
     double distance;  // L2 distance over A's L2, from the sketches; NaN when it cannot be measured
     Relation relation;
+    uint8_t noise_class = 0;  // of Rule::envelope and Relation::within: index of the smallest class that holds it
     Key key() const { return a->key; }
 };
 
@@ -75,6 +83,7 @@ struct Counts {
 struct Comparison {
     Rule rule = Rule::hashes;
     double max_distance = 0;  // of Rule::distance
+    Envelopes envelopes;      // of Rule::envelope
     std::vector<Pair> pairs;  // by key
     Counts counts;
     std::optional<Key> first_missing_in_a, first_missing_in_b;
@@ -109,6 +118,7 @@ enum class Inputs : uint8_t {
     unrecorded,  // some were not recorded; everything recorded before is equal
     token,       // the token id is its only input
     close,       // Rule::logits: more than kJumpFactor closer than the output
+    inside,      // Rule::envelope: inside a class, and the output is not
 };
 
 struct Origin {
@@ -152,6 +162,25 @@ struct Growth {
 // At the position of `key`; empty when no layer was compared there.
 Growth growth_curve(const Comparison &comparison, Key key);
 
+// --- envelopes -----------------------------------------------------------------------------------------------------
+
+// One stage of a layer, over all positions and runs.
+struct StageNoise {
+    int layer;
+    const Stage *stage;
+    double worst = 0, allowed = 0;  // the distance farthest off, and what the largest class allows there
+    size_t noise_class = 0;         // the smallest that holds all of them; the number of classes: none does
+};
+struct Noise {
+    std::vector<std::string> classes;   // names, from the smallest to the largest
+    std::vector<uint64_t> records;      // by class, the last for those outside every class; equal ones are in none
+    std::optional<size_t> noise_class;  // the smallest that holds everything, none: something is outside every class
+    bool all_equal = true;
+    std::vector<StageNoise> stages;  // judged, by layer and execution order
+};
+// Of a comparison by Rule::envelope.
+Noise measure_noise(const Comparison &comparison);
+
 // --- the whole -----------------------------------------------------------------------------------------------------
 
 enum class Verdict { match = 0, divergence = 1, error = 2 };  // values: exit status
@@ -167,6 +196,7 @@ struct Report {
     std::vector<Origin> origins;      // the first's, when it has one, stands first
     std::vector<std::string> causes;  // semantics that can explain the first origin
     Growth growth;
+    std::optional<Noise> noise;          // Rule::envelope
     const Pair *logits = nullptr;        // at the first divergent position, else the first ones that are not equal
     const Pair *logits_worst = nullptr;  // the farthest apart
 };

@@ -209,6 +209,8 @@ private:
             origin.inputs = Inputs::token;
         } else if (!inputs.recorded) {
             origin.inputs = Inputs::unrecorded;
+        } else if (comparison_.rule == Rule::envelope) {
+            origin.inputs = Inputs::inside;
         }
         origins_.push_back(std::move(origin));
     }
