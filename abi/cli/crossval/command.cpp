@@ -119,7 +119,7 @@ void describe_ours(const CrossvalOptions &options, const bitnet_model_t *model, 
     report.isa = bitnet_model_isa(model);
     report.kv_type = options.run.context.kv.empty() ? "of the semantics" : options.run.context.kv;
     report.has_envelope = options.envelope.given();
-    report.preset = report.has_envelope            ? "envelope"
+    report.preset = report.has_envelope             ? "envelope"
                     : options.limits.preset.empty() ? preset_default
                                                     : options.limits.preset;
     report.ladder = options.ladder;
@@ -165,8 +165,7 @@ EnvelopeLimits envelope_limits(const CrossvalOptions &options, const bitnet_mode
     const envelope::Engine engine = {options.model.path, options.model.isa, options.model.copy,
                                      options.run.context.n_threads};
     const envelope::Subject subject = envelope::subject_of(model, options.run.context.kv, tokens, -1);
-    auto judge =
-        std::make_shared<const envelope::Judge>(obtain(options.envelope, subject, engine).envelope);
+    auto judge = std::make_shared<const envelope::Judge>(obtain(options.envelope, subject, engine).envelope);
     const bitnet_logits_limits_t limits = options.limits.over(judge->limits(judge->n_classes() - 1));
     return {std::move(judge), limits};
 }

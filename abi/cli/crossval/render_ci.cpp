@@ -49,7 +49,8 @@ std::vector<Case> cases_of(const PromptReport &prompt, const bitnet_logits_limit
         cases.push_back({"token ids", "", ""});
     }
     for (const Position &p : prompt.positions)
-        cases.push_back({text_of("position %d", p.position), row_message(prompt, p, limits), p.row.failed ? "failure" : ""});
+        cases.push_back(
+            {text_of("position %d", p.position), row_message(prompt, p, limits), p.row.failed ? "failure" : ""});
     if (!prompt.positions.empty() && (limits.judged & BITNET_METRIC_MEAN_KL)) {
         const bool bad = (prompt.summary.failed & BITNET_METRIC_MEAN_KL) != 0;
         cases.push_back({"mean KL", bad ? mean_kl_text(prompt.summary, limits) : "", bad ? "failure" : ""});
@@ -123,14 +124,13 @@ std::string render_sarif(const Report &report) {
                 results.push_back(result_of(report, prompt, metric_name(metric),
                                             where + failure_text(p.row, metric, limits), "error"));
             if (p.row.warned)
-                results.push_back(result_of(
-                    report, prompt, "cosine",
-                    where + text_of("cosine %.9g is below %g, a warning", p.row.cosine, limits.cosine_warn),
-                    "warning"));
+                results.push_back(
+                    result_of(report, prompt, "cosine",
+                              where + text_of("cosine %.9g is below %g, a warning", p.row.cosine, limits.cosine_warn),
+                              "warning"));
         }
         if (!prompt.positions.empty() && (prompt.summary.failed & BITNET_METRIC_MEAN_KL))
-            results.push_back(
-                result_of(report, prompt, "mean_kl", mean_kl_text(prompt.summary, limits), "error"));
+            results.push_back(result_of(report, prompt, "mean_kl", mean_kl_text(prompt.summary, limits), "error"));
         const std::string noise = prompt.noise_class();
         if (!noise.empty() && !prompt.positions.empty()) {
             json inside = result_of(report, prompt, "envelope", "inside " + noise + " noise", "none");

@@ -34,8 +34,10 @@ std::string row_line(const PromptReport &prompt, const Position &p) {
     const bitnet_logits_row_t &row = p.row;
     std::string top1 = row.measured & BITNET_METRIC_TOP1 ? std::to_string(row.top1_a) : "-";
     if (row.measured & BITNET_METRIC_TOP1 && row.top1_a != row.top1_b) top1 += "/" + std::to_string(row.top1_b);
-    const std::string verdict =
-        (row.failed ? yellow("DIFFERENT") : row.warned ? "warning" : "ok") + class_text(prompt, p);
+    const std::string verdict = (row.failed   ? yellow("DIFFERENT")
+                                 : row.warned ? "warning"
+                                              : "ok") +
+                                class_text(prompt, p);
     return text_of(
         "  %5d %7d %12s %10s %10s %10s %10s %13s %6s  %s\n", p.position, p.token,
         value_text(row, BITNET_METRIC_COSINE, "%.8f").c_str(), value_text(row, BITNET_METRIC_L2, "%.3e").c_str(),
@@ -191,9 +193,10 @@ const char *verdict_name(int exit_code) {
 std::string render_text(const Report &report) {
     std::string text = "ours     " + printable(report.model_path) + " (" + printable(report.engine) + ", " +
                        report.isa + ")\nagainst  " + printable(report.against) + "\n";
-    text += "limits   " + report.preset + ": " +
-            (report.has_envelope ? "what legal variations of our engine do to each prompt" : limits_text(report.limits)) +
-            "\n";
+    text +=
+        "limits   " + report.preset + ": " +
+        (report.has_envelope ? "what legal variations of our engine do to each prompt" : limits_text(report.limits)) +
+        "\n";
     if (!report.limitation.empty()) text += "note     " + printable(report.limitation) + "\n";
     for (const PromptReport &prompt : report.prompts) text += prompt_text(report, prompt);
     const int code = report.exit_code();

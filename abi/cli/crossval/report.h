@@ -35,7 +35,7 @@ struct PromptReport {
     std::optional<Ids> tokens_of_theirs;  // none: unknown
     std::optional<TokenDifference> difference;
     std::vector<Position> positions;
-    size_t n_missing = 0;  // wanted, but not offered
+    size_t n_missing = 0;                             // wanted, but not offered
     std::shared_ptr<const envelope::Judge> envelope;  // null: none
     std::optional<bitnet_logits_limits_t> limits;     // its own, where there is an envelope
     bitnet_logits_summary_t summary{};
@@ -60,7 +60,8 @@ struct Report {
     const bitnet_logits_limits_t &limits_of(const PromptReport &prompt) const;
     // With envelopes `limits` are the loosest of the prompts', what readers of one set of limits need to know.
     void take_envelope_limits();
-    // With envelopes: the smallest class that holds every prompt; "" when something is outside, or nothing was compared.
+    // With envelopes: the smallest class that holds every prompt; "" when something is outside, or nothing was
+    // compared.
     std::string noise_class() const;
     int exit_code() const;  // errors win over divergences
     std::string sentence() const;

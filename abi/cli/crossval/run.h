@@ -24,7 +24,7 @@ struct RunSettings {
     int n_decode = 0;
     bool allow_missing = false;
     std::function<EnvelopeLimits(const Ids &)> envelope;  // empty: none
-    bool keep_tops = false;  // the five largest of each row, for the receipt
+    bool keep_tops = false;                               // the five largest of each row, for the receipt
 };
 
 // Never throws CommandError: what goes wrong is the prompt's error.

@@ -174,10 +174,11 @@ std::string match_sentence(const Report &report) {
     if (counts.equal == counts.compared)
         return format_text("all %llu records are equal, bit for bit.", Llu(counts.compared));
     if (comparison.rule == Rule::envelope) {
-        return format_text("inside %s noise: the smallest class that holds all %llu records (%llu of them equal, bit for "
-                           "bit, %llu not judged).",
-                           report.noise->classes[*report.noise->noise_class].c_str(), Llu(counts.compared),
-                           Llu(counts.equal), Llu(counts.unjudged));
+        return format_text(
+            "inside %s noise: the smallest class that holds all %llu records (%llu of them equal, bit for "
+            "bit, %llu not judged).",
+            report.noise->classes[*report.noise->noise_class].c_str(), Llu(counts.compared), Llu(counts.equal),
+            Llu(counts.unjudged));
     }
     if (comparison.rule == Rule::distance) {
         return format_text("%llu records agree within %s relative L2 (%llu of them bit for bit).", Llu(counts.compared),

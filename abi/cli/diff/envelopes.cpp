@@ -18,15 +18,6 @@ std::string joined(const TextPairs &pairs) {
     return text;
 }
 
-std::vector<int32_t> ids_of(const Run &run) {
-    std::vector<int32_t> ids;
-    for (const auto &[position, id] : run.tokens) {
-        if (position != int64_t(ids.size())) return {};
-        ids.push_back(id);
-    }
-    return ids;
-}
-
 // The side that an envelope is around: A where it can be.
 const Run &own_run(const Run &a, const Run &b) {
     for (const Run *run : {&a, &b}) {
@@ -44,7 +35,7 @@ envelope::Subject subject_of(const Run &run) {
     subject.engine_version = run.engine_version;
     subject.model_hash = run.model_hash;
     subject.semantics = envelope::with_kv(joined(run.semantics), run.kv_type);
-    subject.tokens = ids_of(run);
+    subject.tokens = run.ids();
     subject.n_seeds = envelope::default_seeds(subject.tokens.size());
     if (subject.model_hash.empty() || subject.semantics.empty() || subject.tokens.empty())
         throw CommandError("--envelope: the trace does not know its model's hash, semantics and all token ids");

@@ -21,8 +21,9 @@ Noise measure_noise(const Comparison &comparison) {
         const auto allowed = allowed_distance(comparison, pair);
         if (!allowed) continue;  // a companion, equal
         // Layers first: what belongs to no block stands before or behind them.
-        const int order = layer_of(pair.key()) >= 0 ? layer_of(pair.key())
-                          : stage->node == embeddings_node() ? -1 : kMaxLayers;
+        const int order = layer_of(pair.key()) >= 0          ? layer_of(pair.key())
+                          : stage->node == embeddings_node() ? -1
+                                                             : kMaxLayers;
         auto &at = stages.try_emplace({order, stage->node}, StageNoise{layer_of(pair.key()), stage}).first->second;
         const double distance = std::isnan(pair.distance) ? HUGE_VAL : pair.distance;
         if (distance >= at.worst) at.worst = distance, at.allowed = *allowed;

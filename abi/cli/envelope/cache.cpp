@@ -26,8 +26,8 @@ std::optional<Envelope> cached(const std::string &path, const Subject &subject) 
     if (path.empty() || !exists(path)) return std::nullopt;
     try {
         Envelope envelope = read_envelope(path);
-        const bool same_size = envelope.subject.tokens.size() == subject.tokens.size() &&
-                               envelope.subject.n_seeds == subject.n_seeds;
+        const bool same_size =
+            envelope.subject.tokens.size() == subject.tokens.size() && envelope.subject.n_seeds == subject.n_seeds;
         const std::string why = mismatch(envelope.subject, subject);
         if (why.empty() && same_size) return envelope;
         say(path + ": of something else (" + (why.empty() ? "other tokens or seeds" : why) + "): measured again");
@@ -83,10 +83,10 @@ std::string cache_path(const Subject &subject) {
         if (folder.empty()) return "";
         folder += "/.cache";
     }
-    const std::string text = text_of("bitnet-envelope/%d\n%s/%s\n%s\n%s\n%d\n", schema, engine_name,
-                                     subject.engine_version.c_str(), subject.model_hash.c_str(),
-                                     subject.semantics.c_str(), subject.n_seeds) +
-                             join_ids(subject.tokens, ",");
+    const std::string text =
+        text_of("bitnet-envelope/%d\n%s/%s\n%s\n%s\n%d\n", schema, engine_name, subject.engine_version.c_str(),
+                subject.model_hash.c_str(), subject.semantics.c_str(), subject.n_seeds) +
+        join_ids(subject.tokens, ",");
     return folder + "/bitnet/envelopes/" + certify::blake3_of(text.data(), text.size()) + ".json";
 }
 

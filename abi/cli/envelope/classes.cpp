@@ -6,7 +6,8 @@ namespace bitnet::envelope {
 
 namespace {
 
-// A maximum over few rows says little: short prompts get more seeds, so that each class is seen in about this many rows.
+// A maximum over few rows says little: short prompts get more seeds, so that each class is seen in about this many
+// rows.
 constexpr size_t rows_wanted = 64;
 constexpr int seeds_min = 2, seeds_max = 16;
 

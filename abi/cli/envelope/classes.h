@@ -12,7 +12,7 @@ struct Variation {
     const char *semantics;  // "": the engine's own arithmetic
     const char *instead;    // when the engine already does that: what its counterpart does; "": nothing to vary
     bool held;              // with every activation code held (codes.h): float32 rounding that flips none
-    bool seeded;            // also once for each seed, with norms rounded otherwise or, where codes are not held, flipped codes
+    bool seeded;  // also once for each seed, with norms rounded otherwise or, where codes are not held, flipped codes
 };
 
 struct LegalClass {

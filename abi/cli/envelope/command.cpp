@@ -44,7 +44,8 @@ int run_envelope(const Arguments &arguments) {
     const ModelHandle model = load_model(arguments.model);
     const Prompt prompt = arguments.prompt.tokenized(model.get(), text);
     Subject subject = subject_of(model.get(), arguments.context.kv, prompt.tokens, arguments.n_seeds);
-    const Engine engine = {arguments.model.path, arguments.model.isa, arguments.model.copy, arguments.context.n_threads};
+    const Engine engine = {arguments.model.path, arguments.model.isa, arguments.model.copy,
+                           arguments.context.n_threads};
     const Obtained obtained = obtain(arguments.envelope, subject, engine);
     if (!arguments.output.empty()) write_envelope(obtained.envelope, arguments.output);
     write_stdout(arguments.format == "json" ? to_json(obtained.envelope) : render_text(obtained));

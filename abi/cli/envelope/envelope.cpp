@@ -64,8 +64,8 @@ bitnet_logits_limits_t Judge::limits(size_t index) const {
     constexpr double squared = margin * margin, floor = float32_floor * float32_floor;
     bitnet_logits_limits_t limits = {};
     limits.struct_size = sizeof limits;
-    limits.judged = BITNET_METRIC_COSINE | BITNET_METRIC_NMSE | BITNET_METRIC_KL | BITNET_METRIC_MAX_ABS |
-                    BITNET_METRIC_TOP1;
+    limits.judged =
+        BITNET_METRIC_COSINE | BITNET_METRIC_NMSE | BITNET_METRIC_KL | BITNET_METRIC_MAX_ABS | BITNET_METRIC_TOP1;
     limits.cosine_min = limits.cosine_warn = 1 - squared * std::max(most.cosine_distance, floor);
     limits.nmse_max = squared * std::max(most.nmse, floor);
     limits.kl_max = squared * std::max(most.kl, floor);

@@ -1,5 +1,5 @@
-// How far the legal variations of this engine move every stage of one model and prompt, and what follows from it: whether
-// a distance is inside the noise of a class.
+// How far the legal variations of this engine move every stage of one model and prompt, and what follows from it:
+// whether a distance is inside the noise of a class.
 #pragma once
 
 #include <cstddef>
@@ -18,11 +18,11 @@ namespace bitnet::envelope {
 inline constexpr int schema = 1;
 inline constexpr const char *engine_name = "bitnet-c";
 
-// The largest distance that was seen is multiplied by this, what grows with its square (NMSE, KL, 1 - cosine) by its square.
-// ENVELOPE.md says where the number comes from.
-inline constexpr double margin = 2;
-// What float32 may differ by in one operation at equal input, attention being the loosest: no stage is held to less. Only
-// the embeddings, which are copied, are.
+// The largest distance that was seen is multiplied by this, what grows with its square (NMSE, KL, 1 - cosine) by its
+// square. ENVELOPE.md says where the number comes from.
+inline constexpr double margin = 2.5;
+// What float32 may differ by in one operation at equal input, attention being the loosest: no stage is held to less.
+// Only the embeddings, which are copied, are.
 inline constexpr double float32_floor = 5e-6;
 
 // What an envelope is of. Another value of any of them is another envelope.
@@ -82,7 +82,8 @@ public:
     std::optional<size_t> smallest(int layer, std::string_view stage, double relative) const;
     // What class `index` allows of logits, for bitnet_compare_rows.
     bitnet_logits_limits_t limits(size_t index) const;
-    // The smallest class whose limits the row keeps, n_classes() when none; of a row that was measured in part, by that.
+    // The smallest class whose limits the row keeps, n_classes() when none; of a row that was measured in part, by
+    // that.
     size_t smallest(const bitnet_logits_row_t &row) const;
 
 private:

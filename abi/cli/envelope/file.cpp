@@ -64,8 +64,9 @@ ClassReach class_from(const json &object, size_t n_tokens) {
     object.at("text").get_to(reach.text);
     object.at("variations").get_to(reach.variations);
     for (const json &s : object.at("stages"))
-        reach.stages.push_back({s.at("layer").get<int32_t>(), s.at("stage").get<std::string>(), distance_at(s, "relative"),
-                                distance_at(s, "one_minus_cosine"), s.at("position").get<int32_t>()});
+        reach.stages.push_back({s.at("layer").get<int32_t>(), s.at("stage").get<std::string>(),
+                                distance_at(s, "relative"), distance_at(s, "one_minus_cosine"),
+                                s.at("position").get<int32_t>()});
     for (const json &l : object.at("logits"))
         reach.logits.push_back({l.at("position").get<int32_t>(), distance_at(l, "relative"),
                                 distance_at(l, "one_minus_cosine"), distance_at(l, "nmse"), l.at("kl").get<double>(),
@@ -93,8 +94,9 @@ Envelope envelope_from(json &object) {
     expect(!envelope.classes.empty(), "no classes");
     const auto same_stages = [&](const ClassReach &reach) {
         const std::vector<StageReach> &stages = envelope.classes.front().stages;
-        return std::equal(stages.begin(), stages.end(), reach.stages.begin(), reach.stages.end(),
-                          [](const StageReach &a, const StageReach &b) { return a.layer == b.layer && a.stage == b.stage; });
+        return std::equal(
+            stages.begin(), stages.end(), reach.stages.begin(), reach.stages.end(),
+            [](const StageReach &a, const StageReach &b) { return a.layer == b.layer && a.stage == b.stage; });
     };
     for (const ClassReach &reach : envelope.classes) expect(same_stages(reach), "classes with other stages");
     return envelope;

@@ -74,7 +74,8 @@ private:
 class Measurement {
 public:
     Measurement(const Engine &engine, const Subject &subject)
-        : engine_(engine), subject_(subject), model_(load(engine, subject.semantics)), progress_("measuring the envelope") {
+        : engine_(engine), subject_(subject), model_(load(engine, subject.semantics)),
+          progress_("measuring the envelope") {
         if (subject.tokens.empty()) throw CommandError("no envelope: at least one token is needed");
         const std::string hash = model_hash(model_.get());
         if (hash != subject.model_hash)
@@ -90,7 +91,8 @@ public:
         envelope.subject = subject_;
         envelope.model_path = bitnet_model_path(model_.get());
         keep(0, std::min(n_at_once_, subject_.tokens.size()));
-        for (const LegalClass &legal : legal_classes()) n_runs_ += legal.variations.size() * size_t(subject_.n_seeds + 1);
+        for (const LegalClass &legal : legal_classes())
+            n_runs_ += legal.variations.size() * size_t(subject_.n_seeds + 1);
         for (const LegalClass &legal : legal_classes()) {
             ClassReach reach;
             reach.name = legal.name;
@@ -122,7 +124,8 @@ private:
         const std::string name = std::string(semantics) + (variation.held ? own ? "codes held" : ", codes held" : "");
         if (!own) compare(varied, name, {variation.held, 0}, reach);
         for (int seed = 1; variation.seeded && seed <= subject_.n_seeds; seed++)
-            compare(varied, name + text_of(variation.held ? ", rounded otherwise, seed %d" : ", codes flipped, seed %d", seed),
+            compare(varied,
+                    name + text_of(variation.held ? ", rounded otherwise, seed %d" : ", codes flipped, seed %d", seed),
                     {variation.held, seed}, reach);
     }
 

@@ -17,8 +17,8 @@ struct Engine {
     int n_threads = 0;  // 0: every processor
 };
 
-// What an envelope of this model is of. `kv`: the context's KV type, "": what the semantics say; a negative n_seeds: the
-// default for so many tokens.
+// What an envelope of this model is of. `kv`: the context's KV type, "": what the semantics say; a negative n_seeds:
+// the default for so many tokens.
 Subject subject_of(const bitnet_model_t *model, const std::string &kv, std::vector<int32_t> tokens, int n_seeds);
 // `semantics` with the KV cache of a context; "" leaves it as it is.
 std::string with_kv(std::string semantics, const std::string &kv);

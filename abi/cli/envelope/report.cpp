@@ -10,7 +10,6 @@ namespace {
 
 constexpr size_t layers_shown = 12;
 
-
 double reach_of(const ClassReach &reach, int layer, const std::string &stage) {
     for (const StageReach &s : reach.stages)
         if (s.layer == layer && s.stage == stage) return s.relative;
@@ -47,7 +46,8 @@ std::string layer_table(const Envelope &envelope) {
             continue;
         }
         text += text_of("  %-9d", layer);
-        for (const ClassReach &reach : envelope.classes) text += text_of(" %10.2e", reach_of(reach, layer, "layer_out"));
+        for (const ClassReach &reach : envelope.classes)
+            text += text_of(" %10.2e", reach_of(reach, layer, "layer_out"));
         text += "\n";
     }
     return text;
@@ -58,14 +58,17 @@ std::string layer_table(const Envelope &envelope) {
 std::string render_text(const Obtained &obtained) {
     const Judge judge(obtained.envelope);
     const Subject &subject = obtained.envelope.subject;
-    std::string text = "model    " + printable(obtained.envelope.model_path) + ", " + printable(subject.semantics) + "\n";
+    std::string text =
+        "model    " + printable(obtained.envelope.model_path) + ", " + printable(subject.semantics) + "\n";
     text += text_of("prompt   %zu tokens, %d seeds; %zu stages, largest distances over all positions\n",
                     subject.tokens.size(), subject.n_seeds, obtained.envelope.classes.front().stages.size());
     text += "from     " + (obtained.path.empty() ? std::string("measured now") : printable(obtained.path)) + "\n\n";
-    text += text_of("  %-9s %5s %10s %10s %10s %10s %6s\n", "logits", "runs", "rel. L2", "1 - cos", "KL", "max abs", "top-1");
+    text += text_of("  %-9s %5s %10s %10s %10s %10s %6s\n", "logits", "runs", "rel. L2", "1 - cos", "KL", "max abs",
+                    "top-1");
     for (size_t i = 0; i < judge.n_classes(); i++) text += class_line(judge, i);
     text += layer_table(obtained.envelope);
-    text += text_of("\nInside a class is what is at most %g times as far away, or as far as a smaller class allows.\n", margin);
+    text += text_of("\nInside a class is what is at most %g times as far away, or as far as a smaller class allows.\n",
+                    margin);
     return text;
 }
 

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "abi/cli/envelope/codes.h"
-#include "abi/cli/envelope/distance.h"
 #include "abi/cli/session.h"
 #include "abi/cli/terminal.h"
 
@@ -117,29 +116,31 @@ void ComparedRows::row(const bitnet_tensor_event_t &event, uint32_t r, const flo
     const Distance distance = distance_of(kept->data(), values, kept->size());
     if (std::isnan(distance.relative)) throw CommandError("no envelope: NaN or infinities in " + where());
     n_rows_++;
-    if (!std::isinf(distance.relative)) {  // of a row of zeros there is no relative distance
-        StageReach &stage = reach_.stages[at->second];
-        if (distance.relative > stage.relative) {
-            stage.relative = distance.relative;
-            stage.position = position;
-        }
-        stage.cosine_distance = std::max(stage.cosine_distance, distance.cosine_distance);
-    }
+    const bool has_distance = !std::isinf(distance.relative);  // a row of zeros has none that is relative
+    if (has_distance) note(distance, position, reach_.stages[at->second]);
     if (event.stage == BITNET_STAGE_LOGITS) {
         LogitsReach &logits = reach_.logits[size_t(position)];
-        logits.relative = std::max(logits.relative, distance.relative);
-        logits.cosine_distance = std::max(logits.cosine_distance, distance.cosine_distance);
-        compare_logits(position, *kept, values, logits);
+        logits.position = position;
+        if (has_distance) compare_logits(distance, *kept, values, logits);
     }
     if ((noise_.held || noise_.seed > 0) && is_quantised(event.stage)) disturb(event, r, *kept, values);
 }
 
-void ComparedRows::compare_logits(int32_t position, const std::vector<float> &kept, const float *values,
-                                  LogitsReach &reach) const {
+void ComparedRows::note(const Distance &distance, int32_t position, StageReach &stage) {
+    if (distance.relative > stage.relative) {
+        stage.relative = distance.relative;
+        stage.position = position;
+    }
+    stage.cosine_distance = std::max(stage.cosine_distance, distance.cosine_distance);
+}
+
+void ComparedRows::compare_logits(const Distance &distance, const std::vector<float> &kept, const float *values,
+                                  LogitsReach &reach) {
     bitnet_logits_row_t row = {};
     row.struct_size = sizeof row;
     check(bitnet_compare_logits(kept.data(), values, 1, kept.size(), nullptr, &row, nullptr));
-    reach.position = position;
+    reach.relative = std::max(reach.relative, distance.relative);
+    reach.cosine_distance = std::max(reach.cosine_distance, distance.cosine_distance);
     reach.nmse = std::max(reach.nmse, row.nmse);
     reach.kl = std::max(reach.kl, row.kl);
     reach.max_abs = std::max(reach.max_abs, row.max_abs);

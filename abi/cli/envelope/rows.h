@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "abi/cli/envelope/distance.h"
 #include "abi/cli/envelope/envelope.h"
 #include "bitnet_c.h"
 
@@ -16,8 +17,9 @@ namespace bitnet::envelope {
 class RowSink {
 public:
     virtual ~RowSink() = default;
-    void attach(bitnet_ctx_t *ctx);  // with the default selection, whatever the environment says; must outlive the context
-    void rethrow() const;            // after each evaluation
+    void
+    attach(bitnet_ctx_t *ctx);  // with the default selection, whatever the environment says; must outlive the context
+    void rethrow() const;       // after each evaluation
 
 protected:
     explicit RowSink(bool replaces) : replaces_(replaces) {}
@@ -70,7 +72,9 @@ protected:
     void row(const bitnet_tensor_event_t &event, uint32_t r, const float *values) override;
 
 private:
-    void compare_logits(int32_t position, const std::vector<float> &kept, const float *values, LogitsReach &reach) const;
+    static void note(const Distance &distance, int32_t position, StageReach &stage);
+    static void compare_logits(const Distance &distance, const std::vector<float> &kept, const float *values,
+                               LogitsReach &reach);
     void disturb(const bitnet_tensor_event_t &event, uint32_t r, const std::vector<float> &kept, const float *values);
 
     const KeptRows &kept_;

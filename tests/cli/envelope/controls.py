@@ -3,7 +3,7 @@
 
 Our own engine does what each of them does, freely, on the prompts of the demo model, on tests/data/small.gguf and on a random
 model. Distances are computed here, with numpy, from the values that the library hands over; only the envelopes come from the
-program. No legal engine may be outside every class on any prompt.
+program. No legal engine may be outside every class on any prompt, and of the faults only those may be inside one that drown.
 
 Usage: controls.py LIBBITNET_SO BITNET [--prompts N] [--tables]     exit 0: as promised, 1: not
 """
@@ -26,7 +26,7 @@ from make_gguf import write_model  # noqa: E402
 
 DEMO = ROOT / "scripts/demo_model/demo.gguf"
 SMALL = ROOT / "tests/data/small.gguf"
-MARGIN = 2
+MARGIN = 2.5
 FLOOR = 5e-6
 LAYER = 1
 QUANTISED = {"attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm"}
@@ -49,6 +49,10 @@ FAULTS = [
     "i2s_bits=low_first", "i2s_map=0-+", "i2s_map=+0-", "round=truncate", "quant=tensor_int8", "quant=block32_int8",
     "quant=none",
 ]
+# On the demo model these move nothing farther than a legal variation does, on some prompts or on all.
+DROWNING = {"eps=1e-6", "eps@1=1e-6", "eps@1=1e-3", "scale_type=f16", "scale_type@1=f16", "scale_type=bf16",
+            "scale_type@1=bf16", "round=truncate", "round@1=truncate", "quant=tensor_int8", "quant@1=tensor_int8", "quant=block32_int8",
+            "quant@1=block32_int8", "quant=none", "quant@1=none"}
 
 
 def prompts(n):
@@ -185,6 +189,8 @@ class Controls:
     def fault(self, name, path, ids, own, envelope, semantics):
         index, worst, first = envelope.place(own, traced(self.library, path, ids, semantics))
         self.faults.append((name, semantics, index, worst, first))
+        if first is None and name == "demo" and semantics not in DROWNING:
+            self.problems.append(f"{name} {ids}: {semantics} is inside a class, {worst:.2f} times")
 
     def run(self, n_prompts, n_fault_prompts):
         for i, (name, path, ids) in enumerate(self.cases(n_prompts)):
@@ -227,7 +233,8 @@ def main():
         print(controls.tables())
     for problem in controls.problems:
         print(problem)
-    print(f"{sum(map(len, controls.worst.values()))} legal runs, {len(controls.problems)} outside every class; "
+    n_alarms = sum(named["outside"] for named in controls.named.values())
+    print(f"{sum(map(len, controls.worst.values()))} legal runs, {n_alarms} outside every class; "
           f"{len(controls.faults)} faulty runs, {sum(f[4] is not None for f in controls.faults)} outside; "
           f"{time.time() - begin:.1f} s")
     return 1 if controls.problems else 0
