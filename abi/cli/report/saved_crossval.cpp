@@ -81,7 +81,7 @@ void read_metrics(const Saved &object, bitnet_logits_row_t &row) {
 }
 
 Position read_row(const Saved &object, const bitnet_logits_limits_t &limits) {
-    Position p = {small_integer(object.at("position")), small_integer(object.at("token")), {}, {}, {}};
+    Position p = {small_integer(object.at("position")), small_integer(object.at("token")), {}, {}, {}, {}};
     bitnet_logits_row_t &row = p.row;
     row.struct_size = sizeof row;
     read_metrics(object, row);
@@ -149,7 +149,7 @@ bitnet_logits_limits_t read_thresholds(const Saved &object) {
 }
 
 Position read_receipt_row(const Saved &object) {
-    Position p = {small_integer(object.at("pos")), -1, {}, {}, {}};
+    Position p = {small_integer(object.at("pos")), -1, {}, {}, {}, {}};
     if (object.has("token")) p.token = small_integer(object.at("token"));
     bitnet_logits_row_t &row = p.row;
     row.struct_size = sizeof row;
