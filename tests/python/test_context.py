@@ -360,3 +360,16 @@ def test_certified_head_counts(ids):
         stats = ctx.head_stats
     assert tokens == [t.id for t in bitnet.Model(SMALL).generate(ids, max_tokens=6)]
     assert stats.n_certified + stats.n_full >= len(tokens) - 1
+
+
+def test_dense_weights_change_no_bit(ids):
+    with bitnet.Model(SMALL).context(n_threads=1, weights="dense") as dense, bitnet.Model(SMALL).context(n_threads=1) as plain:
+        for token in ids:
+            dense.eval([token])
+            plain.eval([token])
+            assert np.array_equal(np.asarray(dense.logits), np.asarray(plain.logits))
+        stats = dense.weight_stats
+        assert stats.dense == (stats.n_bytes > 0) == (stats.build_ns > 0)
+        assert plain.weight_stats == bitnet.WeightStats(False, 0, 0)
+    with pytest.raises(bitnet.InvalidError, match="weights is 'thin': expected 'in-place', 'dense'"):
+        bitnet.Model(SMALL).context(weights="thin")

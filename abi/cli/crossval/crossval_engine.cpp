@@ -39,6 +39,9 @@ public:
     CrossvalEngine(std::string model, const std::string &path) : library_(path), model_(std::move(model)) {
         has_context_ = library_.has("bitnet_cpp_init_context") && library_.has("bitnet_cpp_eval_with_context") &&
                        library_.has("bitnet_cpp_tokenize_with_context") && library_.has("bitnet_cpp_free_context");
+        // A library with functions of its own that was linked with one that has these, such as libbitnet itself.
+        if (library_.defines("crossval_bitnet_eval_with_tokens") && !library_.defines("bitnet_cpp_eval_with_context"))
+            has_context_ = false;
         if (has_context_) {
             library_.find("bitnet_cpp_init_context", init_context_);
             library_.find("bitnet_cpp_free_context", free_context_);

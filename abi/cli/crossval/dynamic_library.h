@@ -20,6 +20,13 @@ public:
     // Never closed: the process ends soon, and engines leave threads behind.
 
     bool has(const char *name) const { return dlsym(handle_, name) != nullptr; }
+    // Itself, not one that it was linked with: a lookup sees those too.
+    bool defines(const char *name) const {
+        void *function = dlsym(handle_, name), *of_function = nullptr, *of_library = nullptr;
+        Dl_info info;
+        return function != nullptr && dladdr1(function, &info, &of_function, RTLD_DL_LINKMAP) != 0 &&
+               dlinfo(handle_, RTLD_DI_LINKMAP, &of_library) == 0 && of_function == of_library;
+    }
     template <class Function> void find(const char *name, Function *&function) const {
         function = reinterpret_cast<Function *>(dlsym(handle_, name));
         if (function == nullptr) throw CommandError(text_of("%s has no function %s", path_.c_str(), name));

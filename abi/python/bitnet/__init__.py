@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional
 from . import _library
 from ._buffers import bytes_at
 from ._compare import Comparison, LogitsRow, compare_logits, crossval, logprobs, presets
-from ._context import Context, HeadStats
+from ._context import Context, HeadStats, WeightStats
 from ._diff import Diff, DiffError, diff
 from ._errors import (
     AbiError,
@@ -99,6 +99,7 @@ __all__ = [
     "FormatError",
     "Generation",
     "HeadStats",
+    "WeightStats",
     "InternalError",
     "InvalidError",
     "IoError",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _KEEP = {"last": c.BITNET_LOGITS_LAST, "all": c.BITNET_LOGITS_ALL, "none": c.BITNET_LOGITS_NONE}
 _KV = {None: c.BITNET_KV_DEFAULT, "f32": c.BITNET_KV_F32, "f16": c.BITNET_KV_F16}
 _HEAD = {"full": c.BITNET_HEAD_FULL, "certified": c.BITNET_HEAD_CERTIFIED}
+_WEIGHTS = {"in-place": c.BITNET_WEIGHTS_IN_PLACE, "dense": c.BITNET_WEIGHTS_DENSE}
 
 # A program that ends with contexts alive still ends their traces, as one in C does by freeing them.
 _alive: "weakref.WeakSet[Handle]" = weakref.WeakSet()
@@ -51,13 +52,24 @@ class HeadStats:
     build_ns: int  #: time it took to make
 
 
+@dataclass(frozen=True)
+class WeightStats:
+    """Of the dense weights that a context decodes from; zero in others."""
+
+    dense: bool  #: it does
+    n_bytes: int  #: of the copy
+    build_ns: int  #: time it took to make
+
+
 class Context:
     """Key/value cache, position and logits of one conversation. One thread at a time; it may move between threads. Long calls
     release the GIL; Ctrl-C ends an evaluation between two layers.
 
     `n_ctx`: positions, 0 for what the model was trained for. `n_threads`: 0 for the processors this process may run on. `n_batch`:
     rows computed together, 0 for 512. `kv_type`: "f32" or "f16", None for what the semantics say. `head`: "full" or "certified"
-    (generation finds the same tokens without reading the whole output head). Results depend on none but `kv_type`.
+    (generation finds the same tokens without reading the whole output head). `weights`: "in-place" or "dense" (one token at a
+    time is computed from a smaller copy of the ternary weights where this CPU has AVX-512 VBMI). Results depend on none but
+    `kv_type`.
 
     **Arrays** (`logits`, `hidden`) are read-only windows on the context's memory, not copies. They keep that memory alive, also
     after `close()` or when the context is gone. The next call that evaluates, resets, truncates or restores makes their content
@@ -74,6 +86,7 @@ class Context:
         n_batch: int = 0,
         kv_type: Optional[str] = None,
         head: str = "full",
+        weights: str = "in-place",
         device_id: int = 0,
     ) -> None:
         params = sized(
@@ -83,6 +96,7 @@ class Context:
             n_batch=n_batch,
             kv_type=choice("kv_type", kv_type, _KV),
             head=choice("head", head, _HEAD),
+            weights=choice("weights", weights, _WEIGHTS),
             device_id=device_id,
         )
         pointer = ctypes.c_void_p()
@@ -190,6 +204,12 @@ class Context:
         stats = sized(c.bitnet_head_stats_t)
         check(lib.bitnet_context_get_head_stats(self._pointer, ctypes.byref(stats)))
         return HeadStats(stats.n_certified, stats.n_full, stats.n_rows_computed, stats.n_bytes, stats.build_ns)
+
+    @property
+    def weight_stats(self) -> WeightStats:
+        stats = sized(c.bitnet_weight_stats_t)
+        check(lib.bitnet_context_get_weight_stats(self._pointer, ctypes.byref(stats)))
+        return WeightStats(bool(stats.dense), stats.n_bytes, stats.build_ns)
 
     def reset(self) -> None:
         """Forgets all positions."""

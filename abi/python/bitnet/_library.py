@@ -33,6 +33,8 @@ BITNET_KV_F32 = 1
 BITNET_KV_F16 = 2
 BITNET_HEAD_FULL = 0
 BITNET_HEAD_CERTIFIED = 1
+BITNET_WEIGHTS_IN_PLACE = 0
+BITNET_WEIGHTS_DENSE = 1
 BITNET_TOKENIZE_ADD_BOS = 1
 BITNET_TOKENIZE_PARSE_SPECIAL = 2
 BITNET_DETOKENIZE_SPECIAL = 1
@@ -176,7 +178,7 @@ class bitnet_context_params_t(Structure):
         ("kv_type", c_uint32),
         ("device_id", c_int32),
         ("head", c_uint32),
-        ("reserved", c_uint32),
+        ("weights", c_uint32),
     ]
 
 
@@ -187,6 +189,15 @@ class bitnet_head_stats_t(Structure):
         ("n_certified", c_uint64),
         ("n_full", c_uint64),
         ("n_rows_computed", c_uint64),
+        ("n_bytes", c_uint64),
+        ("build_ns", c_uint64),
+    ]
+
+
+class bitnet_weight_stats_t(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("dense", c_uint32),
         ("n_bytes", c_uint64),
         ("build_ns", c_uint64),
     ]
@@ -664,6 +675,7 @@ FUNCTIONS: Dict[str, Tuple[Any, List[Any]]] = {
     "bitnet_context_capacity": (c_int32, [c_void_p]),
     "bitnet_context_memory": (c_uint64, [c_void_p]),
     "bitnet_context_get_head_stats": (c_int32, [c_void_p, POINTER(bitnet_head_stats_t)]),
+    "bitnet_context_get_weight_stats": (c_int32, [c_void_p, POINTER(bitnet_weight_stats_t)]),
     "bitnet_context_save": (c_int32, [c_void_p, c_void_p, POINTER(c_size_t)]),
     "bitnet_context_restore": (c_int32, [c_void_p, c_void_p, c_size_t]),
     "bitnet_tokenize_text": (c_int32, [c_void_p, c_char_p, c_size_t, c_uint32, POINTER(c_int32), POINTER(c_size_t)]),

@@ -226,6 +226,13 @@ BITNET_API bitnet_status_t bitnet_model_tensor(const bitnet_model_t *model, size
 #define BITNET_HEAD_FULL 0u
 #define BITNET_HEAD_CERTIFIED 1u
 
+/* How a decoded token reads the ternary weights. DENSE: from a second copy at 1.6 bits a weight instead of 2, lossless, so
+ * that results are the same bits; it is made at context creation, by the first context of a model that asks, and shared by
+ * them (bitnet_context_get_weight_stats: 2B-4T 0.42 GB). Where no kernel of this CPU reads it faster than the file's codes
+ * (it takes AVX-512 VBMI), the file's are used all the same. Several tokens at once are computed from the file's. */
+#define BITNET_WEIGHTS_IN_PLACE 0u
+#define BITNET_WEIGHTS_DENSE 1u
+
 typedef struct bitnet_context_params {
     uint32_t struct_size;
     int32_t n_ctx;      /* positions; 0: the model's n_ctx_train */
@@ -234,7 +241,7 @@ typedef struct bitnet_context_params {
     uint32_t kv_type;   /* BITNET_KV_... */
     int32_t device_id;  /* 0: CPU; anything else: BITNET_E_UNSUPPORTED */
     uint32_t head;      /* BITNET_HEAD_... */
-    uint32_t reserved;  /* 0 */
+    uint32_t weights;   /* BITNET_WEIGHTS_... */
 } bitnet_context_params_t;
 
 /* Allocates all memory the context will ever need, but for logits of several positions. When BITNET_TRACE_PLUGIN is
@@ -266,6 +273,15 @@ typedef struct bitnet_head_stats { /* of a context with BITNET_HEAD_CERTIFIED; z
 } bitnet_head_stats_t;
 /* Fills *out up to out->struct_size bytes. */
 BITNET_API bitnet_status_t bitnet_context_get_head_stats(const bitnet_ctx_t *ctx, bitnet_head_stats_t *out);
+
+typedef struct bitnet_weight_stats { /* of a context that decodes from dense weights; zero in others */
+    uint32_t struct_size;
+    uint32_t dense;    /* 1: it does */
+    uint64_t n_bytes;  /* of the copy */
+    uint64_t build_ns; /* time it took to make, by whichever context made it */
+} bitnet_weight_stats_t;
+/* Fills *out up to out->struct_size bytes. */
+BITNET_API bitnet_status_t bitnet_context_get_weight_stats(const bitnet_ctx_t *ctx, bitnet_weight_stats_t *out);
 /* Writes the KV state as a versioned, checksummed blob / takes it back. Restoring demands the same model file, the
  * same semantics and KV type; on any failure the context is as it was. Logits are not part of it. */
 BITNET_API bitnet_status_t bitnet_context_save(bitnet_ctx_t *ctx, void *out, size_t *n);
@@ -345,13 +361,14 @@ BITNET_API bitnet_status_t bitnet_eval_tokens(bitnet_ctx_t *ctx, const int32_t *
 
 /* Row i of the rows the last eval kept, n_vocab floats; negative counts from the end. After a bitnet_generate with the
  * certified head the row is computed by the first call that asks for it. Borrowed until the next call
- * that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row. */
+ * that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row. Rows lie one after
+ * another, and where they lie stays the same until an eval keeps more rows than any of this context before. */
 BITNET_API const float *bitnet_get_logits_ith(bitnet_ctx_t *ctx, int32_t i);
 /* The same copied out; *n in floats. */
 BITNET_API bitnet_status_t bitnet_copy_logits(bitnet_ctx_t *ctx, int32_t i, float *out, size_t *n);
 /* Number of rows kept by the last eval. */
 BITNET_API int32_t bitnet_logits_count(const bitnet_ctx_t *ctx);
-/* Output of the final norm of the same rows, n_embd floats, same lifetime. */
+/* Output of the final norm of the same rows, n_embd floats, same lifetime and place. */
 BITNET_API const float *bitnet_get_hidden_ith(bitnet_ctx_t *ctx, int32_t i);
 /* out[j] = log softmax(logits row j)[tokens[j]] for the first n kept rows (natural log, computed in double). */
 BITNET_API bitnet_status_t bitnet_token_logprobs(bitnet_ctx_t *ctx, const int32_t *tokens, size_t n, double *out);
@@ -961,7 +978,8 @@ typedef struct bitnet_replay_params {
  * buffer rule: NULL `out` asks for the size). Inputs, as bitnet_replay_operation lists them:
  *  - A linear takes float rows, or the codes and scales of the stage it reads, or its own accumulators and those scales; its
  *    accumulators take float rows or codes.
- *  - Attention takes q_rope for the rows to compute, k_rope and v_proj for all positions from 0.
+ *  - Attention takes q_rope for the rows to compute, k_rope and v_proj for all positions from 0. attn_context also takes
+ *    attn_scores_softmax with v_proj: rows of (head, position + 1), so that all of a call are of one position.
  *  - The residual stream may be given as layer_out or as embeddings.
  *  - With quant=tensor_int8 the rows of one call are the tensor.
  * INVALID when an input is missing, given twice, not one of the operation's, or of another size or dtype. */

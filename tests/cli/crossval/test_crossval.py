@@ -304,7 +304,8 @@ class Libraries(Case):
 
     def test_what_cannot_be_loaded(self):
         self.bad("cannot load", "--tokens", "1", "--against", "lib:/absent.so")
-        self.bad("has no function crossval_bitnet_tokenize", "--tokens", "1", "--against", f"crossval:{LIBRARY}")
+        self.bad("has no function crossval_bitnet_tokenize", "--tokens", "1", "--against", "crossval:libm.so.6")
+        self.ids(0, f"crossval:{LIBRARY}")  # this library has that interface too
         self.bad("cannot load", "--tokens", "1", "--against", f"lib:{SMALL}")
         self.bad("absent.gguf", "--tokens", "1", "--against", f"lib:{LIBRARY}", "--against-model", "absent.gguf")
 

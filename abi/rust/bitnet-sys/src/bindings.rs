@@ -814,6 +814,8 @@ pub const BITNET_KV_F32: u32 = 1;
 pub const BITNET_KV_F16: u32 = 2;
 pub const BITNET_HEAD_FULL: u32 = 0;
 pub const BITNET_HEAD_CERTIFIED: u32 = 1;
+pub const BITNET_WEIGHTS_IN_PLACE: u32 = 0;
+pub const BITNET_WEIGHTS_DENSE: u32 = 1;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct bitnet_context_params {
@@ -830,8 +832,8 @@ pub struct bitnet_context_params {
     pub device_id: i32,
     #[doc = " BITNET_HEAD_..."]
     pub head: u32,
-    #[doc = " 0"]
-    pub reserved: u32,
+    #[doc = " BITNET_WEIGHTS_..."]
+    pub weights: u32,
 }
 #[test]
 fn bindgen_test_layout_bitnet_context_params() {
@@ -964,23 +966,23 @@ fn bindgen_test_layout_bitnet_context_params() {
         );
     }
     test_field_head();
-    fn test_field_reserved() {
+    fn test_field_weights() {
         assert_eq!(
             unsafe {
                 let uninit = ::std::mem::MaybeUninit::<bitnet_context_params>::uninit();
                 let ptr = uninit.as_ptr();
-                ::std::ptr::addr_of!((*ptr).reserved) as usize - ptr as usize
+                ::std::ptr::addr_of!((*ptr).weights) as usize - ptr as usize
             },
             28usize,
             concat!(
                 "Offset of field: ",
                 stringify!(bitnet_context_params),
                 "::",
-                stringify!(reserved)
+                stringify!(weights)
             )
         );
     }
-    test_field_reserved();
+    test_field_weights();
 }
 pub type bitnet_context_params_t = bitnet_context_params;
 extern "C" {
@@ -1176,6 +1178,106 @@ extern "C" {
     pub fn bitnet_context_get_head_stats(
         ctx: *const bitnet_ctx_t,
         out: *mut bitnet_head_stats_t,
+    ) -> bitnet_status_t;
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct bitnet_weight_stats {
+    pub struct_size: u32,
+    #[doc = " 1: it does"]
+    pub dense: u32,
+    #[doc = " of the copy"]
+    pub n_bytes: u64,
+    #[doc = " time it took to make, by whichever context made it"]
+    pub build_ns: u64,
+}
+#[test]
+fn bindgen_test_layout_bitnet_weight_stats() {
+    assert_eq!(
+        ::std::mem::size_of::<bitnet_weight_stats>(),
+        24usize,
+        concat!("Size of: ", stringify!(bitnet_weight_stats))
+    );
+    assert_eq!(
+        ::std::mem::align_of::<bitnet_weight_stats>(),
+        8usize,
+        concat!("Alignment of ", stringify!(bitnet_weight_stats))
+    );
+    fn test_field_struct_size() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_weight_stats>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).struct_size) as usize - ptr as usize
+            },
+            0usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_weight_stats),
+                "::",
+                stringify!(struct_size)
+            )
+        );
+    }
+    test_field_struct_size();
+    fn test_field_dense() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_weight_stats>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).dense) as usize - ptr as usize
+            },
+            4usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_weight_stats),
+                "::",
+                stringify!(dense)
+            )
+        );
+    }
+    test_field_dense();
+    fn test_field_n_bytes() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_weight_stats>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).n_bytes) as usize - ptr as usize
+            },
+            8usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_weight_stats),
+                "::",
+                stringify!(n_bytes)
+            )
+        );
+    }
+    test_field_n_bytes();
+    fn test_field_build_ns() {
+        assert_eq!(
+            unsafe {
+                let uninit = ::std::mem::MaybeUninit::<bitnet_weight_stats>::uninit();
+                let ptr = uninit.as_ptr();
+                ::std::ptr::addr_of!((*ptr).build_ns) as usize - ptr as usize
+            },
+            16usize,
+            concat!(
+                "Offset of field: ",
+                stringify!(bitnet_weight_stats),
+                "::",
+                stringify!(build_ns)
+            )
+        );
+    }
+    test_field_build_ns();
+}
+pub type bitnet_weight_stats_t = bitnet_weight_stats;
+extern "C" {
+    #[doc = " Fills *out up to out->struct_size bytes."]
+    pub fn bitnet_context_get_weight_stats(
+        ctx: *const bitnet_ctx_t,
+        out: *mut bitnet_weight_stats_t,
     ) -> bitnet_status_t;
 }
 extern "C" {
@@ -1408,7 +1510,8 @@ extern "C" {
 extern "C" {
     #[doc = " Row i of the rows the last eval kept, n_vocab floats; negative counts from the end. After a bitnet_generate with the"]
     #[doc = " certified head the row is computed by the first call that asks for it. Borrowed until the next call"]
-    #[doc = " that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row."]
+    #[doc = " that evaluates, resets, truncates, restores or frees. NULL with last error when there is no such row. Rows lie one after"]
+    #[doc = " another, and where they lie stays the same until an eval keeps more rows than any of this context before."]
     pub fn bitnet_get_logits_ith(ctx: *mut bitnet_ctx_t, i: i32) -> *const f32;
 }
 extern "C" {
@@ -1425,7 +1528,7 @@ extern "C" {
     pub fn bitnet_logits_count(ctx: *const bitnet_ctx_t) -> i32;
 }
 extern "C" {
-    #[doc = " Output of the final norm of the same rows, n_embd floats, same lifetime."]
+    #[doc = " Output of the final norm of the same rows, n_embd floats, same lifetime and place."]
     pub fn bitnet_get_hidden_ith(ctx: *mut bitnet_ctx_t, i: i32) -> *const f32;
 }
 extern "C" {
@@ -7407,7 +7510,8 @@ extern "C" {
     #[doc = " buffer rule: NULL `out` asks for the size). Inputs, as bitnet_replay_operation lists them:"]
     #[doc = "  - A linear takes float rows, or the codes and scales of the stage it reads, or its own accumulators and those scales; its"]
     #[doc = "    accumulators take float rows or codes."]
-    #[doc = "  - Attention takes q_rope for the rows to compute, k_rope and v_proj for all positions from 0."]
+    #[doc = "  - Attention takes q_rope for the rows to compute, k_rope and v_proj for all positions from 0. attn_context also takes"]
+    #[doc = "    attn_scores_softmax with v_proj: rows of (head, position + 1), so that all of a call are of one position."]
     #[doc = "  - The residual stream may be given as layer_out or as embeddings."]
     #[doc = "  - With quant=tensor_int8 the rows of one call are the tensor."]
     #[doc = " INVALID when an input is missing, given twice, not one of the operation's, or of another size or dtype."]

@@ -37,6 +37,7 @@ functions! {
     fn bitnet_context_capacity(ctx: *const bitnet_ctx_t) -> i32;
     fn bitnet_context_memory(ctx: *const bitnet_ctx_t) -> u64;
     fn bitnet_context_get_head_stats(ctx: *const bitnet_ctx_t, out: *mut bitnet_head_stats_t) -> bitnet_status_t;
+    fn bitnet_context_get_weight_stats(ctx: *const bitnet_ctx_t, out: *mut bitnet_weight_stats_t) -> bitnet_status_t;
     fn bitnet_context_save(ctx: *mut bitnet_ctx_t, out: *mut ::std::os::raw::c_void, n: *mut usize) -> bitnet_status_t;
     fn bitnet_context_restore(ctx: *mut bitnet_ctx_t, data: *const ::std::os::raw::c_void, n: usize) -> bitnet_status_t;
     fn bitnet_tokenize_text(model: *const bitnet_model_t, text: *const ::std::os::raw::c_char, n_bytes: usize, flags: u32, out: *mut i32, n: *mut usize) -> bitnet_status_t;

@@ -12,6 +12,8 @@ use crate::{panics, sys, text};
 
 /// Counters of the certified head, as the header describes them.
 pub use bitnet_sys::bitnet_head_stats as HeadStats;
+/// Of dense weights, as the header describes them.
+pub use bitnet_sys::bitnet_weight_stats as WeightStats;
 
 /// One conversation with a model: key/value cache, scratch, logits, trace sinks. One thread at a time; it may move between threads.
 pub struct Context {
@@ -46,6 +48,16 @@ pub enum Head {
     Certified,
 }
 
+/// Which ternary weights a decoded token is computed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Weights {
+    /// The file's.
+    #[default]
+    InPlace,
+    /// A smaller copy with the same results, where this CPU reads it faster; see `BITNET_WEIGHTS_DENSE` of the header.
+    Dense,
+}
+
 /// How to make a context; results depend on none of it but `kv`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ContextOptions {
@@ -59,6 +71,8 @@ pub struct ContextOptions {
     pub kv: KvType,
     /// How a generation finds a token.
     pub head: Head,
+    /// Which ternary weights a decoded token is computed from.
+    pub weights: Weights,
 }
 
 /// Rows of logits that an evaluation keeps.
@@ -115,6 +129,10 @@ impl Context {
             head: match options.head {
                 Head::Full => sys::BITNET_HEAD_FULL,
                 Head::Certified => sys::BITNET_HEAD_CERTIFIED,
+            },
+            weights: match options.weights {
+                Weights::InPlace => sys::BITNET_WEIGHTS_IN_PLACE,
+                Weights::Dense => sys::BITNET_WEIGHTS_DENSE,
             },
             ..Default::default()
         };
@@ -230,6 +248,13 @@ impl Context {
     pub fn head_stats(&self) -> Result<HeadStats> {
         let mut stats = HeadStats { struct_size: mem::size_of::<HeadStats>() as u32, ..Default::default() };
         check(unsafe { sys::bitnet_context_get_head_stats(self.raw(), &mut stats) })?;
+        Ok(stats)
+    }
+
+    /// Whether this context decodes from dense weights, and what they take.
+    pub fn weight_stats(&self) -> Result<WeightStats> {
+        let mut stats = WeightStats { struct_size: mem::size_of::<WeightStats>() as u32, ..Default::default() };
+        check(unsafe { sys::bitnet_context_get_weight_stats(self.raw(), &mut stats) })?;
         Ok(stats)
     }
 

@@ -83,7 +83,7 @@ mod trace;
 pub use bitnet_sys as sys;
 
 pub use compare::{compare_logits, log_probabilities, Comparison, Limits, LogitsRow, LogitsSummary, Verdict};
-pub use context::{Context, ContextOptions, Eval, Head, HeadStats, Keep, KvType};
+pub use context::{Context, ContextOptions, Eval, Head, HeadStats, Keep, KvType, WeightStats, Weights};
 pub use error::{Error, Result};
 pub use event::{Event, EventKind, KvEvent, RunBeginEvent, RunEndEvent, Stats, StepEvent, TensorEvent};
 pub use generate::{GenerateOptions, Generated};

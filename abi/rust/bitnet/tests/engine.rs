@@ -2,7 +2,9 @@
 
 mod common;
 
-use bitnet::{Context, ContextOptions, Error, Eval, GenerateOptions, Head, Keep, KvType, LoadOptions, Model, Special};
+use bitnet::{
+    Context, ContextOptions, Error, Eval, GenerateOptions, Head, Keep, KvType, LoadOptions, Model, Special, Weights,
+};
 use common::{all_bits, bits, context, model, DEMO, SMALL};
 use std::ops::ControlFlow;
 
@@ -199,6 +201,12 @@ fn generation_is_what_its_steps_are() {
     certified.eval(&prompt).unwrap();
     assert_eq!(certified.generate(&options).unwrap(), expected);
     certified.head_stats().unwrap();
+    let dense = ContextOptions { weights: Weights::Dense, ..Default::default() };
+    let mut dense = Context::with_options(&model, &dense).unwrap();
+    dense.eval(&prompt).unwrap();
+    assert_eq!(dense.generate(&options).unwrap(), expected);
+    let stats = dense.weight_stats().unwrap();
+    assert_eq!(stats.dense == 1, stats.n_bytes > 0);
     assert_eq!(String::from_utf8(model.detokenize(&expected, false).unwrap()).unwrap().trim_end(), "42");
 
     ctx.reset().unwrap();
