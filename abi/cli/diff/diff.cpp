@@ -60,7 +60,7 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
     if (has_mismatch(report) || !report.errors.empty()) return;
     if (report.comparison.counts.compared == 0) {
         report.errors.push_back("nothing was compared: the traces have no record in common");
-    } else if (report.comparison.rule == Rule::envelope &&
+    } else if (report.comparison.rule == Rule::envelope && report.comparison.n_undecided == 0 &&
                report.comparison.counts.unjudged == report.comparison.counts.compared) {
         report.errors.push_back("no verdict: the envelope has none of the stages that were recorded");
     } else if (report.comparison.rule == Rule::logits && report.comparison.counts.unjudged > 0 &&
