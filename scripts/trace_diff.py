@@ -7,7 +7,7 @@ A and B are traces in JSONL (schema 1 of plugins/TRACE_FORMAT.md): a file, or a 
 BitNet-rs's records serve as well: a folder of *.trace files, one JSON object each, or JSONL of such objects. They have a hash
 and a root mean square but no sketch, so between them and other records equal bits agree, sizes too far apart differ, and
 nothing else can be judged. Verdict, exit code and first difference are those of `bitnet diff` (abi/cli/diff/DIFF.md);
-what goes beyond them, the operation at fault and the growth over the layers, is `bitnet diff`'s alone.
+what goes beyond them, the operation at fault, the growth over the layers and envelopes (--envelope), is `bitnet diff`'s alone.
 
 Exit codes: 0 match, 1 divergence, 2 error. The report goes to stdout, errors to stderr.
 """
@@ -915,7 +915,11 @@ def main(arguments=None):
                         help="difference of the run records to accept; repeatable")
     parser.add_argument("--allow-missing", action="store_true", help="records that only one trace has are no error")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--envelope", metavar="FILE", help="refused: bitnet diff alone judges by envelopes")
     options = parser.parse_args(arguments)
+    if options.envelope is not None:
+        print("trace_diff: --envelope: bitnet diff alone judges by envelopes", file=sys.stderr)
+        return ERROR
     report = Report(read_trace(options.A), read_trace(options.B), options)
     for error in report.errors:
         print(f"trace_diff: {printable(error, 1000)}", file=sys.stderr)

@@ -18,6 +18,7 @@ void add_diff_command(CLI::App &app, int &exit_code);
 void add_explain_command(CLI::App &app, int &exit_code);
 void add_certify_command(CLI::App &app, int &exit_code);
 void add_crossval_command(CLI::App &app, int &exit_code);
+void add_envelope_command(CLI::App &app, int &exit_code);
 void add_tokenize_command(CLI::App &app, int &exit_code);
 void add_inspect_command(CLI::App &app, int &exit_code);
 void add_make_model_command(CLI::App &app, int &exit_code);

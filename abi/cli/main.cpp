@@ -105,6 +105,7 @@ int main(int argc, char **argv) {
         bitnet::add_recheck_command(app, exit_code);
         bitnet::add_certify_command(app, exit_code);
         bitnet::add_crossval_command(app, exit_code);
+        bitnet::add_envelope_command(app, exit_code);
         bitnet::add_tokenize_command(app, exit_code);
         bitnet::add_inspect_command(app, exit_code);
         bitnet::add_make_model_command(app, exit_code);

@@ -82,12 +82,16 @@ std::string ModelOptions::semantics() const {
 }
 
 void ContextOptions::add_to(CLI::App &command) {
-    command.add_option("-t,--threads", n_threads, "Threads; results do not depend on them (default: all processors)")
-        ->type_name("N")
-        ->check(whole_number_between(1, threads_max));
+    add_threads_and_kv_to(command);
     command.add_option("-c,--ctx", n_ctx, "Positions of the context (default: what the model was trained for)")
         ->type_name("N")
         ->check(whole_number_between(1, INT32_MAX));
+}
+
+void ContextOptions::add_threads_and_kv_to(CLI::App &command) {
+    command.add_option("-t,--threads", n_threads, "Threads; results do not depend on them (default: all processors)")
+        ->type_name("N")
+        ->check(whole_number_between(1, threads_max));
     command.add_option("--kv", kv, "Type of the KV cache, f32 or f16 (default: what the semantics say)")
         ->type_name("TYPE")
         ->check(one_of({"f32", "f16"}));

@@ -37,6 +37,7 @@ struct ContextOptions {
     std::string weights;  // "" or "in-place", or "dense"
 
     void add_to(CLI::App &command);
+    void add_threads_and_kv_to(CLI::App &command);  // of contexts whose size is known
     void add_decoding_to(CLI::App &command);
 };
 

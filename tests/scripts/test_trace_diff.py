@@ -132,6 +132,11 @@ class Matrix(unittest.TestCase):
         self.assertEqual(sorted(mismatches), sorted(fact["key"] for fact in y["preflight"]))
         return y
 
+    def test_an_envelope_is_refused(self):
+        """It is no other verdict in silence."""
+        code, out, err = run_script(self.write("a.jsonl", self.base), self.write("b.jsonl", self.base), "--envelope", "e.json")
+        self.assertEqual((code, out, err), (ERROR, "", "trace_diff: --envelope: bitnet diff alone judges by envelopes\n"))
+
     def test_the_process_ends_with_the_verdict(self):
         a, b = self.write("p.jsonl", self.base), self.write("q.jsonl", self.silu)
         for code, other in ((MATCH, a), (DIVERGENCE, b), (ERROR, self.path / "absent")):

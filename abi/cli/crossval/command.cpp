@@ -15,6 +15,7 @@
 #include "abi/cli/crossval/report.h"
 #include "abi/cli/crossval/run.h"
 #include "abi/cli/crossval/source.h"
+#include "abi/cli/envelope/cache.h"
 #include "abi/cli/options.h"
 #include "abi/cli/prompt.h"
 #include "abi/cli/session.h"
@@ -48,6 +49,7 @@ struct CrossvalOptions {
     std::string prompt_template = "raw";
     ModelOptions model;
     LimitOptions limits;
+    envelope::EnvelopeOptions envelope;
     SourceOptions against;
     RunSettings run;
     std::string ladder = "positions";
@@ -66,6 +68,9 @@ void check_options(const CrossvalOptions &options) {
         throw CommandError("more than one text: --tokens stands in place of -p, -f and -");
     if (options.ladder == "masks")
         throw CommandError("--ladder masks: masks do not show in logits; bitnet diff compares attn_scores_softmax");
+    if (options.envelope.given() && !options.limits.preset.empty())
+        throw CommandError("--envelope: stands in place of --preset");
+    options.envelope.check();
     if (options.prompt_template != "raw" && options.prompt_template != "chat")
         throw CommandError(text_of("--prompt-template: found '%s', expected raw or chat; give other forms as text, "
                                    "with --parse-special",
@@ -113,7 +118,10 @@ void describe_ours(const CrossvalOptions &options, const bitnet_model_t *model, 
     report.semantics = bitnet_model_semantics(model);
     report.isa = bitnet_model_isa(model);
     report.kv_type = options.run.context.kv.empty() ? "of the semantics" : options.run.context.kv;
-    report.preset = options.limits.preset;
+    report.has_envelope = options.envelope.given();
+    report.preset = report.has_envelope             ? "envelope"
+                    : options.limits.preset.empty() ? preset_default
+                                                    : options.limits.preset;
     report.ladder = options.ladder;
     report.prompts_path = options.prompts;
 }
@@ -152,6 +160,16 @@ private:
     std::optional<TraceFile> file_;
 };
 
+// What the largest class of a prompt's envelope allows, single limits of the command line over it.
+EnvelopeLimits envelope_limits(const CrossvalOptions &options, const bitnet_model_t *model, const Ids &tokens) {
+    const envelope::Engine engine = {options.model.path, options.model.isa, options.model.copy,
+                                     options.run.context.n_threads};
+    const envelope::Subject subject = envelope::subject_of(model, options.run.context.kv, tokens, -1);
+    auto judge = std::make_shared<const envelope::Judge>(obtain(options.envelope, subject, engine).envelope);
+    const bitnet_logits_limits_t largest = judge->limits(judge->n_classes() - 1);
+    return {std::move(judge), options.limits.resolved(&largest)};
+}
+
 int cross_validate(CrossvalOptions &options) {
     // What the environment would attach may replace values.
     unsetenv("BITNET_TRACE_PLUGIN");
@@ -173,6 +191,8 @@ int cross_validate(CrossvalOptions &options) {
     run.n_decode = options.n_decode.value_or(options.ladder == "decode" ? n_decode_of_ladder : 0);
     run.flags = {bitnet_token_wants_bos(model.get()) && !options.prompt.no_bos, options.prompt.parse_special};
     run.keep_tops = !options.receipt.empty();
+    if (options.envelope.given())
+        run.envelope = [&](const Ids &tokens) { return envelope_limits(options, model.get(), tokens); };
     Report report;
     describe_ours(options, model.get(), report);
     report.limits = limits;
@@ -184,6 +204,7 @@ int cross_validate(CrossvalOptions &options) {
         if (options.dump_ids) print_ids(report.prompts.back());
         progress.update(i + 1, items.size());
     }
+    report.take_envelope_limits();
     for (const std::string &error : report.errors()) print_error("crossval: " + error);
     receipt.write([&] { return render_receipt(report, timestamp()); });
     junit.write([&] { return render_junit(report); });
@@ -246,6 +267,7 @@ void add_crossval_command(CLI::App &app, int &exit_code) {
     command->add_option("--prompt-template", options->prompt_template, "raw (default) or chat, which is --chat")
         ->type_name("NAME");
     options->limits.add_to(*command);
+    options->envelope.add_to(*command);
     add_scope(*command, *options);
     add_reports(*command, *options);
     command->footer(footer);

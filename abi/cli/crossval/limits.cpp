@@ -105,14 +105,12 @@ constexpr uint32_t leavable = BITNET_METRIC_MSE | BITNET_METRIC_NMSE | BITNET_ME
 
 }  // namespace
 
-void LimitOptions::add_to(CLI::App &command) {
+void LimitOptions::add_to(CLI::App &command, const std::string &preset_of_none) {
     std::vector<std::string> presets;
     for (int32_t i = 0; bitnet_compare_preset_name(i) != nullptr; i++) presets.push_back(bitnet_compare_preset_name(i));
     std::string list;
     for (const std::string &name : presets) list += (list.empty() ? "" : ", ") + name;
-    command
-        .add_option("--preset", preset,
-                    "Limits of the verdict: " + list + " (default " + (preset.empty() ? "as saved" : preset) + ")")
+    command.add_option("--preset", preset, "Limits of the verdict: " + list + " (default " + preset_of_none + ")")
         ->type_name("NAME")
         ->check(one_of(presets));
     for (const Limit &limit : all_limits) {
@@ -151,7 +149,7 @@ bitnet_logits_limits_t LimitOptions::resolved(const bitnet_logits_limits_t *base
     if (preset.empty() && base) {
         limits = *base;
     } else {
-        check(bitnet_compare_preset(preset.c_str(), &limits));
+        check(bitnet_compare_preset(preset.empty() ? preset_default : preset.c_str(), &limits));
     }
     for (const Limit &limit : all_limits) {
         const std::string &text = values.at(limit.option);

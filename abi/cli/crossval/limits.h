@@ -14,16 +14,20 @@ class App;
 
 namespace bitnet::crossval {
 
+inline constexpr const char *preset_default = "bitnet";
+
 struct LimitOptions {
-    std::string preset = "bitnet";              // "": as `base` of resolved()
+    std::string preset;                         // "": as `base` of resolved(), or bitnet
     std::map<std::string, std::string> values;  // option, number or "off"
     std::string top1;                           // "", "exact", "noise", "off"
     int top_k = 0;                              // 0: 5
     std::string metrics;                        // "mse,kl,topk": what may be judged beside cosine, L2 and max abs
 
-    void add_to(CLI::App &command);
+    // `preset_of_none`: what counts without --preset, for the help.
+    void add_to(CLI::App &command, const std::string &preset_of_none = preset_default);
     bool given() const;  // any of them, the preset included
-    // `base`: when there is no preset. Throws CommandError.
+    // The preset's with the single options over them; `base`: in place of the preset's when none is given, NULL: those of
+    // preset_default. Throws CommandError.
     bitnet_logits_limits_t resolved(const bitnet_logits_limits_t *base = nullptr) const;
 };
 

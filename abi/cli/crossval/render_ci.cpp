@@ -30,10 +30,13 @@ struct Case {
     std::string name, message, kind;  // kind: "" passed, "failure", "error"
 };
 
-std::string row_message(const Position &p, const bitnet_logits_limits_t &limits) {
-    std::string text;
-    for (const uint32_t metric : metric_bits(p.row.failed))
-        text += (text.empty() ? "" : "; ") + failure_text(p.row, metric, limits);
+std::string row_message(const PromptReport &prompt, const Position &p, const bitnet_logits_limits_t &limits) {
+    std::string text = is_outside(prompt, p) && p.row.failed ? "outside every class of legal variations: " : "";
+    bool is_first = true;
+    for (const uint32_t metric : metric_bits(p.row.failed)) {
+        text += (is_first ? "" : "; ") + failure_text(p.row, metric, limits);
+        is_first = false;
+    }
     return text;
 }
 
@@ -46,7 +49,8 @@ std::vector<Case> cases_of(const PromptReport &prompt, const bitnet_logits_limit
         cases.push_back({"token ids", "", ""});
     }
     for (const Position &p : prompt.positions)
-        cases.push_back({text_of("position %d", p.position), row_message(p, limits), p.row.failed ? "failure" : ""});
+        cases.push_back(
+            {text_of("position %d", p.position), row_message(prompt, p, limits), p.row.failed ? "failure" : ""});
     if (!prompt.positions.empty() && (limits.judged & BITNET_METRIC_MEAN_KL)) {
         const bool bad = (prompt.summary.failed & BITNET_METRIC_MEAN_KL) != 0;
         cases.push_back({"mean KL", bad ? mean_kl_text(prompt.summary, limits) : "", bad ? "failure" : ""});
@@ -59,6 +63,11 @@ std::string suite_of(const PromptReport &prompt, const bitnet_logits_limits_t &l
     const std::vector<Case> cases = cases_of(prompt, limits);
     size_t n_failures = 0, n_errors = 0;
     std::string body;
+    if (prompt.envelope && !prompt.positions.empty()) {
+        const std::string noise = prompt.noise_class();
+        body = "    <properties>\n      <property name=\"envelope\" value=\"" +
+               (noise.empty() ? "outside every class" : escaped(noise)) + "\"/>\n    </properties>\n";
+    }
     for (const Case &c : cases) {
         n_failures += c.kind == "failure" ? 1 : 0;
         n_errors += c.kind == "error" ? 1 : 0;
@@ -98,32 +107,39 @@ json result_of(const Report &report, const PromptReport &prompt, const std::stri
 
 std::string render_junit(const Report &report) {
     std::string text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"bitnet crossval\">\n";
-    for (const PromptReport &prompt : report.prompts) text += suite_of(prompt, report.limits);
+    for (const PromptReport &prompt : report.prompts) text += suite_of(prompt, report.limits_of(prompt));
     return text + "</testsuites>\n";
 }
 
 std::string render_sarif(const Report &report) {
     json results = json::array();
     for (const PromptReport &prompt : report.prompts) {
+        const bitnet_logits_limits_t &limits = report.limits_of(prompt);
         if (prompt.difference)
             results.push_back(result_of(report, prompt, "token_ids", prompt.difference->text, "error"));
         for (const Position &p : prompt.positions) {
-            const std::string where = text_of("position %d (token %d): ", p.position, p.token);
+            const std::string where = text_of("position %d (token %d): ", p.position, p.token) +
+                                      (is_outside(prompt, p) ? "outside every class of legal variations: " : "");
             for (const uint32_t metric : metric_bits(p.row.failed))
                 results.push_back(result_of(report, prompt, metric_name(metric),
-                                            where + failure_text(p.row, metric, report.limits), "error"));
+                                            where + failure_text(p.row, metric, limits), "error"));
             if (p.row.warned)
-                results.push_back(result_of(
-                    report, prompt, "cosine",
-                    where + text_of("cosine %.9g is below %g, a warning", p.row.cosine, report.limits.cosine_warn),
-                    "warning"));
+                results.push_back(
+                    result_of(report, prompt, "cosine",
+                              where + text_of("cosine %.9g is below %g, a warning", p.row.cosine, limits.cosine_warn),
+                              "warning"));
         }
         if (!prompt.positions.empty() && (prompt.summary.failed & BITNET_METRIC_MEAN_KL))
-            results.push_back(
-                result_of(report, prompt, "mean_kl", mean_kl_text(prompt.summary, report.limits), "error"));
+            results.push_back(result_of(report, prompt, "mean_kl", mean_kl_text(prompt.summary, limits), "error"));
+        const std::string noise = prompt.noise_class();
+        if (!noise.empty() && !prompt.positions.empty()) {
+            json inside = result_of(report, prompt, "envelope", "inside " + noise + " noise", "none");
+            inside["kind"] = "pass";
+            results.push_back(inside);
+        }
         if (!prompt.error.empty()) results.push_back(result_of(report, prompt, "comparison", prompt.error, "error"));
     }
-    json rules = json::array({{{"id", "token_ids"}}, {{"id", "comparison"}}});
+    json rules = json::array({{{"id", "token_ids"}}, {{"id", "comparison"}}, {{"id", "envelope"}}});
     for (const std::string &name : metric_names(BITNET_METRIC_ALL)) rules.push_back({{"id", name}});
     const json driver = {{"name", "bitnet crossval"}, {"version", bitnet_version()}, {"rules", rules}};
     const json run = {{"tool", {{"driver", driver}}},

@@ -29,7 +29,11 @@ json number(double value) {
 
 json metric(const bitnet_logits_row_t &row, uint32_t bit) { return number(metric_value(row, bit)); }
 
-json row_object(const Position &p, const bitnet_logits_limits_t &limits) {
+json class_name(const PromptReport &prompt, const Position &p) {
+    return is_outside(prompt, p) ? json(nullptr) : json(prompt.envelope->name(*p.noise_class));
+}
+
+json row_object(const PromptReport &prompt, const Position &p, const bitnet_logits_limits_t &limits) {
     const bitnet_logits_row_t &row = p.row;
     const bool has_top1 = (row.measured & BITNET_METRIC_TOP1) != 0;
     json out = {
@@ -53,6 +57,7 @@ json row_object(const Position &p, const bitnet_logits_limits_t &limits) {
         {"elements", row.n},
         {"nonfinite", row.n_nonfinite},
         {"worst", nullptr}};
+    if (prompt.envelope) out["class"] = class_name(prompt, p);
     if (row.measured & BITNET_METRIC_MAX_ABS)
         out["worst"] = {{"index", row.worst_index},
                         {"ours", number(double(row.worst_a))},
@@ -77,6 +82,8 @@ json summary_object(const bitnet_logits_summary_t &s) {
             {"unmeasured", metric_names(s.unmeasured)}};
 }
 
+json envelope_object(const PromptReport &prompt);
+
 json prompt_object(const PromptReport &prompt, const bitnet_logits_limits_t &limits) {
     json out = {{"index", prompt.index}, {"id", prompt.id}};
     out["prompt"] = prompt.text ? json(*prompt.text) : json(nullptr);
@@ -100,8 +107,9 @@ json prompt_object(const PromptReport &prompt, const bitnet_logits_limits_t &lim
     out["missing_allowed"] = prompt.missing_allowed;
     out["complete"] = prompt.complete;
     out["summary"] = prompt.positions.empty() ? json(nullptr) : summary_object(prompt.summary);
+    if (prompt.envelope) out["envelope"] = envelope_object(prompt);
     out["rows"] = json::array();
-    for (const Position &p : prompt.positions) out["rows"].push_back(row_object(p, limits));
+    for (const Position &p : prompt.positions) out["rows"].push_back(row_object(prompt, p, limits));
     return out;
 }
 
@@ -122,6 +130,17 @@ json limits_object(const bitnet_logits_limits_t &limits) {
     if (limits.judged & BITNET_METRIC_COSINE && limits.cosine_warn > limits.cosine_min)
         out["cosine_warn"] = limits.cosine_warn;
     if (limits.judged & BITNET_METRIC_TOP_K) out["k"] = limits.top_k;
+    return out;
+}
+
+json name_or_null(const std::string &name) { return name.empty() ? json(nullptr) : json(name); }
+
+json envelope_object(const PromptReport &prompt) {
+    const envelope::Judge &judge = *prompt.envelope;
+    json out = {{"class", name_or_null(prompt.noise_class())}, {"classes", json::array()}};
+    for (size_t i = 0; i < judge.n_classes(); i++)
+        out["classes"].push_back({{"name", judge.name(i)}, {"limits", limits_object(judge.limits(i))}});
+    out["limits"] = limits_object(*prompt.limits);
     return out;
 }
 
@@ -204,10 +223,14 @@ std::string render_json(const Report &report) {
     out["preset"] = report.preset;
     out["limits"] = limits_object(report.limits);
     out["top_k"] = report.limits.top_k;
+    out["envelope"] = nullptr;
+    if (report.has_envelope)
+        out["envelope"] = {{"class", name_or_null(report.noise_class())}, {"margin", envelope::margin}};
     out["ladder"] = report.ladder;
     out["compared"] = report.n_compared();
     out["prompts"] = json::array();
-    for (const PromptReport &prompt : report.prompts) out["prompts"].push_back(prompt_object(prompt, report.limits));
+    for (const PromptReport &prompt : report.prompts)
+        out["prompts"].push_back(prompt_object(prompt, report.limits_of(prompt)));
     return dump(out);
 }
 
@@ -251,7 +274,7 @@ std::string render_receipt(const Report &report, const std::string &timestamp) {
     out["semantics"] = report.semantics;
     out["prompts"] = json::array();
     for (const PromptReport &prompt : report.prompts) {
-        json object = prompt_object(prompt, report.limits);
+        json object = prompt_object(prompt, report.limits_of(prompt));
         object.erase("rows");
         out["prompts"].push_back(object);
     }

@@ -143,6 +143,11 @@ private:
         report_.n_missing = wanted.size() - both.size();
         report_.missing_allowed = offered.partial || settings_.allow_missing;
         if (both.empty()) throw CommandError("nothing was compared: the other side has none of the positions");
+        if (settings_.envelope) {
+            const EnvelopeLimits found = settings_.envelope(report_.tokens);
+            report_.envelope = found.judge;
+            report_.limits = limits_ = found.limits;
+        }
         evaluate(both);
         report_.complete = true;
         judge_prompt(report_, limits_);
@@ -167,9 +172,10 @@ private:
     }
 
     void add(int position, const float *ours) {
-        Position p = {position, report_.tokens[size_t(position)], {}, {}, {}};
+        Position p = {position, report_.tokens[size_t(position)], {}, {}, {}, {}};
         p.row.struct_size = sizeof p.row;
         const float *theirs = source_.compare(position, ours, limits_, p.row);
+        if (report_.envelope) p.noise_class = report_.envelope->smallest(p.row);
         if (settings_.keep_tops) {
             p.top_ours = largest(ours, n_vocab_);
             if (theirs != nullptr) p.top_theirs = largest(theirs, n_vocab_);
@@ -180,7 +186,7 @@ private:
     const bitnet_model_t *model_;
     Source &source_;
     const RunSettings &settings_;
-    const bitnet_logits_limits_t &limits_;
+    bitnet_logits_limits_t limits_;
     PromptReport &report_;
     const int32_t n_vocab_;
 };

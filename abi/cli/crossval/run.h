@@ -1,6 +1,7 @@
 // One prompt at a time: ids, then our logits against the other side's, position by position.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "abi/cli/crossval/report.h"
@@ -9,6 +10,12 @@
 
 namespace bitnet::crossval {
 
+// What a prompt is judged by in place of the preset's limits, once its tokens are known.
+struct EnvelopeLimits {
+    std::shared_ptr<const envelope::Judge> judge;
+    bitnet_logits_limits_t limits;  // of the largest class, with the single options over them
+};
+
 struct RunSettings {
     ContextOptions context;
     TokenizeFlags flags;
@@ -16,7 +23,8 @@ struct RunSettings {
     int n_positions = 0;               // of the wanted ones, the first so many; 0: all
     int n_decode = 0;
     bool allow_missing = false;
-    bool keep_tops = false;  // the five largest of each row, for the receipt
+    std::function<EnvelopeLimits(const Ids &)> envelope;  // empty: none
+    bool keep_tops = false;                               // the five largest of each row, for the receipt
 };
 
 // Never throws CommandError: what goes wrong is the prompt's error.

@@ -148,14 +148,14 @@ public:
     }
     std::vector<Ids> own_prompts() override {
         std::vector<Ids> prompts;
-        for (size_t i = 0; i < trace_.runs.size(); i++) prompts.push_back(ids_of(i));
+        for (size_t i = 0; i < trace_.runs.size(); i++) prompts.push_back(trace_.runs[i].ids());
         return prompts;
     }
     std::optional<Ids> tokens(size_t index, const PromptItem &, const TokenizeFlags &) override {
         if (index >= trace_.runs.size())
             throw CommandError(
                 text_of("%s: %zu runs, none for prompt %zu", printable(path_).c_str(), trace_.runs.size(), index));
-        const Ids ids = ids_of(index);
+        const Ids ids = trace_.runs[index].ids();
         return ids.empty() ? std::nullopt : std::optional(ids);
     }
     Offered begin(size_t index, const Ids &) override {
@@ -189,16 +189,6 @@ public:
     }
 
 private:
-    // Ids from position 0 on; empty when the trace does not know all of them.
-    Ids ids_of(size_t run) const {
-        Ids ids;
-        for (const auto &[position, id] : trace_.runs[run].tokens) {
-            if (position != int64_t(ids.size())) return {};
-            ids.push_back(id);
-        }
-        return ids;
-    }
-
     std::string path_;
     diff::Trace trace_;
     std::map<int, std::map<int, const diff::Record *>> records_;  // by run and position

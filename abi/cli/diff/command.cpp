@@ -1,6 +1,7 @@
 #include "abi/cli/commands.h"
 
 #include "abi/cli/diff/arguments.h"
+#include "abi/cli/diff/envelopes.h"
 #include "abi/cli/diff/render.h"
 #include "abi/cli/diff/text.h"
 
@@ -20,6 +21,8 @@ using namespace diff;
 struct Command {
     std::string a, b, format = "text";
     Arguments arguments;
+    envelope::EnvelopeOptions envelope;
+    std::string model_path;  // of an envelope that has to be measured
 };
 
 bool wants_colour() {
@@ -28,7 +31,13 @@ bool wants_colour() {
 }
 
 int run_diff(const Command &command) {
-    const Options options = command.arguments.resolved();
+    command.envelope.check();
+    Options options = command.arguments.resolved();
+    if (command.envelope.given()) {
+        options.find_envelopes = [&](const Trace &a, const Trace &b) {
+            return envelopes_for(a, b, command.envelope, command.model_path);
+        };
+    }
     Trace a, b;
     const Report report = compare_files(command.a, command.b, options, a, b);
     for (const std::string &error : report.errors) std::fprintf(stderr, "bitnet: diff: %s\n", error.c_str());
@@ -55,6 +64,12 @@ void add_diff_command(CLI::App &app, int &exit_code) {
     command->add_option("B", settings->b, "the other trace")->required();
     command->add_option("--format", settings->format, "text (default) or json")->check(CLI::IsMember({"text", "json"}));
     settings->arguments.add_to(*command);
+    settings->envelope.add_to(*command);
+    command->get_option("--envelope")->excludes(command->get_option("--tolerance"));
+    command
+        ->add_option("-m,--model", settings->model_path,
+                     "the model of --envelope auto (default: the file that the trace names)")
+        ->type_name("FILE");
     command->callback([settings, &exit_code] { exit_code = run_diff(*settings); });
 }
 

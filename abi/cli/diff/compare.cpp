@@ -70,10 +70,14 @@ bool lead_inside(const Record &record, uint32_t other, double noise) {
     return record.max - rival <= noise;
 }
 
-Relation judge_logits(const Pair &pair, const LogitsPair &logits) {
-    if (!(pair.distance <= kLogitsMaxDistance)) return Relation::different;
-    bool top_differs = logits.top_a && logits.top_b && *logits.top_a != *logits.top_b;
-    return top_differs && !logits.top_inside_noise ? Relation::different : Relation::within;
+// Another largest value, and not because of noise.
+bool top_differs(const LogitsPair &logits) {
+    return logits.top_a && logits.top_b && *logits.top_a != *logits.top_b && !logits.top_inside_noise;
+}
+
+Relation judge_logits(const Pair &pair, const LogitsPair &logits, double max_distance) {
+    if (!(pair.distance <= max_distance)) return Relation::different;
+    return top_differs(logits) ? Relation::different : Relation::within;
 }
 
 // The distance is at least that of the root mean squares.
@@ -97,6 +101,21 @@ uint8_t facts_of(const Record &a, const Record &b) {
     return facts;
 }
 
+const envelope::Judge &envelope_of(const Comparison &comparison, const Pair &pair) {
+    return *comparison.envelopes[size_t(run_of(pair.key()))];
+}
+
+// Inside the largest class, and of which class; a stage that was not measured is not judged unless it is wrong anyway.
+Relation judge_noise(Pair &pair, const LogitsPair *logits, const Comparison &comparison) {
+    const auto allowed = allowed_distance(comparison, pair);
+    const Relation relation = judge(pair, allowed ? logits : nullptr, Rule::envelope, allowed.value_or(HUGE_VAL));
+    if (relation != Relation::within) return relation;
+    if (!allowed) return Relation::unjudged;
+    const std::string_view stage = find_stage(int(node_of(pair.key())))->name;
+    pair.noise_class = uint8_t(*envelope_of(comparison, pair).smallest(layer_of(pair.key()), stage, pair.distance));
+    return relation;
+}
+
 void count(Comparison &comparison, const Pair &pair) {
     Counts &counts = comparison.counts;
     ++counts.compared;
@@ -111,7 +130,10 @@ void count(Comparison &comparison, const Pair &pair) {
         comparison.n_logits_unjudged += pair.relation == Relation::unjudged ? 1 : 0;
     }
     if (pair.relation == Relation::equal) return;
-    if (pair.relation == Relation::unjudged && !comparison.first_unjudged) comparison.first_unjudged = pair.key();
+    if (is_undecided(pair, comparison.rule)) {
+        ++comparison.n_undecided;
+        if (!comparison.first_undecided) comparison.first_undecided = pair.key();
+    }
     // Equal bits that are told differently: one record was altered, and no distance speaks for it.
     bool measurable = !pair.is(Pair::same_bits) && std::isfinite(pair.distance) && !pair.is(Pair::nonfinite);
     if (!measurable) {
@@ -158,6 +180,12 @@ std::optional<double> allowed_distance(const Comparison &comparison, const Pair 
     case Rule::distance: return comparison.max_distance;
     case Rule::logits:
         if (node_of(pair.key()) == logits_node()) return kLogitsMaxDistance;
+        break;
+    case Rule::envelope: {
+        const envelope::Judge &envelope = envelope_of(comparison, pair);
+        return envelope.allowed(envelope.n_classes() - 1, layer_of(pair.key()),
+                                find_stage(int(node_of(pair.key())))->name);
+    }
     }
     return std::nullopt;
 }
@@ -200,8 +228,20 @@ Relation judge(const Pair &pair, const LogitsPair *logits, Rule rule, double max
         const double allowed = rule == Rule::logits ? kLogitsMaxDistance : max_distance;
         return pair.at_least > allowed + kRmsRounding ? Relation::different : Relation::unjudged;
     }
-    if (rule == Rule::logits) return judge_logits(pair, *logits);
+    if (rule == Rule::logits) return judge_logits(pair, *logits, kLogitsMaxDistance);
+    if (rule == Rule::envelope && logits) return judge_logits(pair, *logits, max_distance);
     return pair.distance <= max_distance ? Relation::within : Relation::different;
+}
+
+bool is_undecided(const Pair &pair, Rule rule) {
+    if (pair.relation != Relation::unjudged) return false;
+    switch (rule) {
+    case Rule::logits: return node_of(pair.key()) == logits_node();
+    case Rule::envelope: return !pair.is(Pair::measurable) || !pair.is(Pair::comparable);  // else it has no such stage
+    case Rule::hashes:
+    case Rule::distance: break;
+    }
+    return true;
 }
 
 Rule rule_for(const Trace &a, const Trace &b, const Options &options) {
@@ -217,7 +257,9 @@ void judge_pairs(const Trace &a, const Trace &b, Comparison &comparison) {
     counts.duplicate_b = b.n_duplicate;
     for (Pair &pair : comparison.pairs) {
         const LogitsPair *logits = pair.logits == Pair::kNoLogits ? nullptr : &comparison.logits[pair.logits];
-        pair.relation = judge(pair, logits, comparison.rule, comparison.max_distance);
+        pair.relation = comparison.rule == Rule::envelope
+                            ? judge_noise(pair, logits, comparison)
+                            : judge(pair, logits, comparison.rule, comparison.max_distance);
         check_pair(comparison, a, b, pair);
         count(comparison, pair);
     }

@@ -60,7 +60,11 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
     if (has_mismatch(report) || !report.errors.empty()) return;
     if (report.comparison.counts.compared == 0) {
         report.errors.push_back("nothing was compared: the traces have no record in common");
-    } else if (report.comparison.counts.unjudged > 0 && report.comparison.n_logits == 0) {
+    } else if (report.comparison.rule == Rule::envelope && report.comparison.n_undecided == 0 &&
+               report.comparison.counts.unjudged == report.comparison.counts.compared) {
+        report.errors.push_back("no verdict: the envelope has none of the stages that were recorded");
+    } else if (report.comparison.rule == Rule::logits && report.comparison.counts.unjudged > 0 &&
+               report.comparison.n_logits == 0) {
         report.errors.push_back("no verdict: the engines differ, so --tolerance auto looks at logits only, and "
                                 "no logits were recorded on both sides (give --tolerance a number)");
     }
@@ -69,14 +73,14 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
 // What could not be judged is no match: an error, unless something wrong was found.
 void collect_unjudged(Report &report) {
     const Comparison &comparison = report.comparison;
-    const uint64_t n = comparison.rule == Rule::logits ? comparison.n_logits_unjudged : comparison.counts.unjudged;
+    const uint64_t n = comparison.n_undecided;
     if (n == 0 || report.first || has_mismatch(report) || !report.errors.empty()) return;
     const char *const what = comparison.rule == Rule::logits ? "logits" : "records";
     report.errors.push_back(format_text(
         "no verdict: %llu of %llu %s differ and cannot be judged, the first is %s: without sketches, or without a position of "
         "their own, only equal hashes and very different sizes say anything",
         Llu(n), Llu(comparison.rule == Rule::logits ? comparison.n_logits : comparison.counts.compared), what,
-        record_name(*comparison.first_unjudged).c_str()));
+        record_name(*comparison.first_undecided).c_str()));
 }
 
 // Records on one side only: an error, unless something wrong was found that no further record can undo. What a damaged
@@ -124,7 +128,7 @@ void collect_logits(Report &report) {
     }
 }
 
-void analyse(const Trace &a, const Trace &b, const Matcher &matcher, Report &report) {
+void analyse(const Trace &a, const Trace &b, Matcher &matcher, Report &report) {
     const Comparison &comparison = report.comparison;
     report.judged = true;
     const Pair *unequal = nullptr;
@@ -132,10 +136,9 @@ void analyse(const Trace &a, const Trace &b, const Matcher &matcher, Report &rep
         if (!unequal && pair.relation != Relation::equal) unequal = &pair;
         if (!report.first && pair.relation == Relation::different) report.first = &pair;
     }
+    if (comparison.rule == Rule::envelope) report.noise = measure_noise(comparison);
     if (report.first) {
-        const Matcher::FirstPair &first = *matcher.first(comparison.rule);
-        report.first_a = first.a;
-        report.first_b = first.b;
+        matcher.take_first(comparison.rule, report.first->key(), report.first_a, report.first_b);
         report.origins = find_origins(comparison, a, b);
         report.causes = likely_causes(report);
     }
@@ -156,9 +159,22 @@ std::string inputs_text(const Origin &origin) {
     case Inputs::equal: return "this operation is wrong: its inputs are equal";
     case Inputs::token: return "this operation is wrong: its input, the token id, is equal";
     case Inputs::unrecorded: return "its inputs were not all recorded; everything recorded before it is equal";
+    case Inputs::inside: return "its inputs are inside a class, so it is this operation that is not";
     case Inputs::close: break;
     }
     return "it leaps away from inputs that are close";
+}
+
+std::string noise_sentence(const Report &report, bool several_runs) {
+    const Pair &first = *report.first;
+    std::string text = "outside every class of legal variations, first at " + place_name(first.key(), several_runs);
+    auto allowed = allowed_distance(report.comparison, first);
+    if (allowed && first.distance > *allowed) {
+        text += format_text(": %s relative L2, where %s noise reaches %s", short_number(first.distance).c_str(),
+                            report.noise->classes.back().c_str(), short_number(*allowed).c_str());
+    }
+    if (!report.origins.empty()) text += "; " + inputs_text(report.origins.front());
+    return text;
 }
 
 std::string divergence_sentence(const Report &report, bool several_runs) {
@@ -172,6 +188,8 @@ std::string divergence_sentence(const Report &report, bool several_runs) {
             text += "; suspect: " + place_name(report.origins.front().pair->key(), several_runs) + ", " +
                     inputs_text(report.origins.front());
         }
+    } else if (report.comparison.rule == Rule::envelope) {
+        text = noise_sentence(report, several_runs);
     } else if (!report.origins.empty()) {
         text += ": " + inputs_text(report.origins.front());
     }
@@ -191,6 +209,13 @@ std::string match_sentence(const Report &report) {
     const Counts &counts = comparison.counts;
     if (counts.equal == counts.compared)
         return format_text("all %llu records are equal, bit for bit.", Llu(counts.compared));
+    if (comparison.rule == Rule::envelope) {
+        return format_text(
+            "inside %s noise: the smallest class that holds all %llu records (%llu of them equal, bit for "
+            "bit, %llu not judged).",
+            report.noise->classes[*report.noise->noise_class].c_str(), Llu(counts.compared), Llu(counts.equal),
+            Llu(counts.unjudged));
+    }
     if (comparison.rule == Rule::distance) {
         return format_text("%llu records agree within %s relative L2 (%llu of them bit for bit).", Llu(counts.compared),
                            short_number(comparison.max_distance).c_str(), Llu(counts.equal));
@@ -231,8 +256,10 @@ Report compare_files(const std::string &path_a, const std::string &path_b, const
     comparison.rule = options.rule.value_or(comparison.automatic_rule);
     comparison.max_distance = options.max_distance;
     matcher.finish(a, b, comparison);
-    judge_pairs(a, b, comparison);
     report.facts = preflight(a, b, options);
+    if (options.find_envelopes && !has_mismatch(report)) comparison.envelopes = options.find_envelopes(a, b);
+    if (!comparison.envelopes.empty()) comparison.rule = Rule::envelope;
+    judge_pairs(a, b, comparison);
     collect_errors(a, b, options, report);
     if (!has_mismatch(report)) analyse(a, b, matcher, report);
     collect_unjudged(report);

@@ -2,8 +2,11 @@
 #pragma once
 
 #include "abi/cli/diff/trace.h"
+#include "abi/cli/envelope/envelope.h"
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,13 +19,20 @@ enum class Rule {
     hashes,    // equal bits
     distance,  // relative L2 distance of every record at most Options::max_distance
     logits,    // engines run freely: logits inside the envelope, no verdict on the layers
+    envelope,  // every record inside a class of legal variations, as far as they were measured for its stage
 };
+
+// By run, of the run records of either side.
+using Envelopes = std::vector<std::shared_ptr<const envelope::Judge>>;
 
 struct Options {
     std::optional<Rule> rule;      // none: hashes for the same engine and version, else logits
     double max_distance = 0;       // of Rule::distance
     size_t max_origins = 5;        // listed; all are counted
     bool allow_missing = false;    // records on one side only are no error
+    // Set: Rule::envelope. Called once, when both sides are read and nothing ended the comparison before any number; what it
+    // throws goes through.
+    std::function<Envelopes(const Trace &a, const Trace &b)> find_envelopes;
     std::set<std::string> ignore;  // preflight keys, "model_hash" or "semantics.eps" or all of "semantics"
 };
 
@@ -88,6 +98,7 @@ struct Pair {
     uint8_t facts = 0;
     uint8_t sides = 0;  // that it was read on; the matcher's
     Relation relation = Relation::equal;
+    uint8_t noise_class = 0;  // of Rule::envelope and Relation::within: index of the smallest class that holds it
 
     Key key() const { return place_key; }
     bool is(uint8_t fact) const { return facts & fact; }
@@ -102,25 +113,30 @@ struct Counts {
 struct Comparison {
     Rule rule = Rule::hashes, automatic_rule = Rule::hashes;  // the second: without Options::rule
     double max_distance = 0;                                  // of Rule::distance
+    Envelopes envelopes;                                      // of Rule::envelope
     std::vector<Pair> pairs;                                  // by key
     std::vector<LogitsPair> logits;
     Counts counts;
     std::optional<Key> first_missing_in_a, first_missing_in_b;
     uint64_t n_logits = 0, n_logits_unjudged = 0;  // of the pairs
-    std::optional<Key> first_unjudged;
+    uint64_t n_undecided = 0;                      // is_undecided() of the pairs
+    std::optional<Key> first_undecided;
     std::optional<double> would_pass;  // smallest --tolerance under which every pair agrees; none: no tolerance does
     bool no_tolerance_passes = false;  // a pair cannot be measured
     Problems problems;                 // pairs that contradict themselves
 };
 
-// What decides about one pair; `logits`: its entry of Comparison::logits, or NULL.
+// What decides about one pair; `logits`: its entry of Comparison::logits, or NULL. `max_distance`: what Rule::distance
+// and Rule::envelope allow this pair.
 Relation judge(const Pair &pair, const LogitsPair *logits, Rule rule, double max_distance);
+// Whether the rule asks for a verdict on this pair and its records do not allow one.
+bool is_undecided(const Pair &pair, Rule rule);
 // Pair of two records of one key, with everything but the relation.
 Pair make_pair(const Record &a, const Record &b);
 
-// The rule for these traces, both read to their end.
+// The rule for these traces, both read to their end, where no envelopes are asked for.
 Rule rule_for(const Trace &a, const Trace &b, const Options &options);
-// Judges and counts the pairs, which must be there and sorted; the rule is that of the comparison.
+// Judges and counts the pairs, which must be there and sorted; the rule, with what it needs, is that of the comparison.
 void judge_pairs(const Trace &a, const Trace &b, Comparison &comparison);
 
 // The distance that was allowed for this record; none when only equal bits would do or nothing was asked of it.
@@ -137,6 +153,7 @@ enum class Inputs : uint8_t {
     unrecorded,  // some were not recorded; everything recorded before is equal
     token,       // the token id is its only input
     close,       // Rule::logits: more than kJumpFactor closer than the output
+    inside,      // Rule::envelope: inside a class, and the output is not
 };
 
 struct Origin {
@@ -180,6 +197,25 @@ struct Growth {
 // At the position of `key`; empty when no layer was compared there.
 Growth growth_curve(const Comparison &comparison, Key key);
 
+// --- envelopes -----------------------------------------------------------------------------------------------------
+
+// One stage of a layer, over all positions and runs.
+struct StageNoise {
+    int layer;
+    const Stage *stage;
+    double worst = 0, allowed = 0;  // the distance farthest off, and what the largest class allows there
+    size_t noise_class = 0;         // the smallest that holds all of them; the number of classes: none does
+};
+struct Noise {
+    std::vector<std::string> classes;   // names, from the smallest to the largest
+    std::vector<uint64_t> records;      // by class, the last for those outside every class; equal ones are in none
+    std::optional<size_t> noise_class;  // the smallest that holds everything, none: something is outside every class
+    bool all_equal = true;
+    std::vector<StageNoise> stages;  // judged, by layer and execution order
+};
+// Of a comparison by Rule::envelope.
+Noise measure_noise(const Comparison &comparison);
+
 // --- the whole -----------------------------------------------------------------------------------------------------
 
 enum class Verdict { match = 0, divergence = 1, error = 2 };  // values: exit status
@@ -197,6 +233,7 @@ struct Report {
     std::vector<Origin> origins;      // the first's, when it has one, stands first
     std::vector<std::string> causes;  // semantics that can explain the first origin
     Growth growth;
+    std::optional<Noise> noise;          // Rule::envelope
     const Pair *logits = nullptr;        // at the first divergent position, else the first ones that are not equal
     const Pair *logits_worst = nullptr;  // the farthest apart
 };

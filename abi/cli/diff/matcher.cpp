@@ -3,10 +3,13 @@
 #include "abi/cli/diff/trace_reader.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace bitnet::diff {
 
-Matcher::Matcher(const Options &options) : max_distance_(options.max_distance), index_(size_t(1) << 12) {
+Matcher::Matcher(const Options &options)
+    : max_distance_(options.max_distance), index_(size_t(1) << 12), for_envelopes_(options.find_envelopes != nullptr) {
+    if (for_envelopes_) return;
     if (options.rule) {
         firsts_.push_back({*options.rule, false, {}, {}});
     } else {
@@ -62,6 +65,23 @@ void Matcher::add(Side side, const Record &record) {
     side == kA ? pair_up(pair, record, other) : pair_up(pair, other, record);
 }
 
+// An envelope allows a stage of a layer the same at every position, so a pair that is no farther apart than an earlier one
+// is never the first outside. What more than distances decide about is kept as it is.
+void Matcher::note_candidate(const Pair &pair, const Record &a, const Record &b) {
+    if (pair.is(Pair::same_bits) ? pair.is(Pair::statistics_agree) : !pair.is(Pair::comparable)) return;
+    const bool by_distance = !pair.is(Pair::same_bits) && pair.is(Pair::same_size) && !pair.is(Pair::nonfinite) &&
+                             pair.is(Pair::measurable) && pair.logits == Pair::kNoLogits;
+    if (by_distance && !std::isnan(pair.distance)) {
+        const uint64_t run = uint64_t(run_of(pair.key())), layer = uint64_t(layer_of(pair.key()) + 1);
+        const auto [at, is_new] = farthest_.try_emplace((run * (kMaxLayers + 1) + layer) * kNodeLimit + node_of(pair.key()),
+                                                        Farthest{pair.key(), pair.distance});
+        Farthest &farthest = at->second;
+        if (!is_new && farthest.key < pair.key() && farthest.distance >= pair.distance) return;
+        if (pair.distance >= farthest.distance) farthest = {pair.key(), pair.distance};
+    }
+    candidates_.push_back({pair.key(), waiting_.put(a), waiting_.put(b)});
+}
+
 void Matcher::pair_up(Pair &pair, const Record &a, const Record &b) {
     pair = make_pair(a, b);
     pair.sides = in_a | in_b;
@@ -69,6 +89,7 @@ void Matcher::pair_up(Pair &pair, const Record &a, const Record &b) {
         pair.logits = uint32_t(logits_.size());
         logits_.push_back(compare_logits(a, b, pair.distance));
     }
+    if (for_envelopes_) note_candidate(pair, a, b);
     const LogitsPair *logits = pair.logits == Pair::kNoLogits ? nullptr : &logits_.back();
     for (FirstPair &first : firsts_) {
         if (first.found && first.a.key < a.key) continue;
@@ -131,10 +152,17 @@ void Matcher::finish(Trace &a, Trace &b, Comparison &comparison) {
     comparison.logits = std::move(logits_);
 }
 
-const Matcher::FirstPair *Matcher::first(Rule rule) const {
-    for (const FirstPair &first : firsts_)
-        if (first.rule == rule && first.found) return &first;
-    return nullptr;
+void Matcher::take_first(Rule rule, Key key, Record &a, Record &b) {
+    for (const FirstPair &first : firsts_) {
+        if (first.rule != rule) continue;
+        a = first.a;
+        b = first.b;
+    }
+    for (const Candidate &candidate : candidates_) {
+        if (candidate.key != key) continue;
+        waiting_.take(candidate.a, a);
+        waiting_.take(candidate.b, b);
+    }
 }
 
 }  // namespace bitnet::diff

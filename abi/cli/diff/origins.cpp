@@ -58,7 +58,7 @@ public:
             }
             visit(*next, stage, layer, inputs);
             // Under a tolerance nothing is known of what could not be judged.
-            const bool known = rule_ == Rule::logits || next->relation != Relation::unjudged;
+            const bool known = rule_ == Rule::logits || !is_undecided(*next, rule_);
             values_[stage.node] = {next->relation == Relation::different, known,
                                    std::isfinite(next->distance) ? next->distance : HUGE_VAL};
             ++next;
@@ -211,6 +211,8 @@ private:
             origin.inputs = Inputs::token;
         } else if (!inputs.recorded) {
             origin.inputs = Inputs::unrecorded;
+        } else if (comparison_.rule == Rule::envelope) {
+            origin.inputs = Inputs::inside;
         }
         origins_.push_back(std::move(origin));
     }

@@ -34,6 +34,7 @@ const char *rule_name(Rule rule) {
     switch (rule) {
     case Rule::hashes: return "hashes";
     case Rule::distance: return "distance";
+    case Rule::envelope: return "envelope";
     case Rule::logits: break;
     }
     return "logits";
@@ -44,6 +45,7 @@ const char *inputs_name(Inputs inputs) {
     case Inputs::equal: return "equal";
     case Inputs::unrecorded: return "unrecorded";
     case Inputs::token: return "token";
+    case Inputs::inside: return "inside";
     case Inputs::close: break;
     }
     return "close";
@@ -156,6 +158,33 @@ Json logits(const Report &report) {
             {"top_listed", l.n_listed},
             {"worst_relative", number(report.logits_worst->distance)},
             {"worst_seq", position_of(report.logits_worst->key())}};
+}
+
+Json noise_class(const Noise &noise, size_t index) {
+    return index < noise.classes.size() ? Json(noise.classes[index]) : Json(nullptr);
+}
+
+Json noise(const Report &report) {
+    if (!report.noise) return nullptr;
+    const Noise &noise = *report.noise;
+    Json records = Json::object();
+    for (size_t i = 0; i < noise.classes.size(); ++i) records[noise.classes[i]] = noise.records[i];
+    records["outside"] = noise.records.back();
+    Json stages = Json::array();
+    for (const StageNoise &s : noise.stages) {
+        stages.push_back({{"layer", s.layer},
+                          {"stage", std::string(s.stage->name)},
+                          {"class", noise_class(noise, s.noise_class)},
+                          {"worst_relative", number(s.worst)},
+                          {"allowed", number(s.allowed)}});
+    }
+    return {{"class", noise.all_equal     ? Json("equal")
+                      : noise.noise_class ? noise_class(noise, *noise.noise_class)
+                                          : Json(nullptr)},
+            {"classes", noise.classes},
+            {"margin", envelope::margin},
+            {"records", records},
+            {"stages", stages}};
 }
 
 Json counts(const Counts &c) {
@@ -283,6 +312,7 @@ std::string render_json(const Report &report, const Trace &a, const Trace &b, co
     out["growth"] = growth(report.growth);
     out["jump"] = jump(report.growth);
     out["logits"] = logits(report);
+    out["envelope"] = noise(report);
     out["input_errors"] = report.n_input_errors;
     out["allow_missing"] = options.allow_missing;
     out["automatic"] = automatic(comparison);

@@ -37,6 +37,7 @@ public:
         if (report_.first) origins();
         growth();
         logits();
+        noise();
         counts();
         return std::move(out_);
     }
@@ -112,6 +113,7 @@ private:
         case Inputs::close:
             return recorded.empty() ? "no record before it is close to this far apart"
                                     : format_text("over %g times closer: ", kJumpFactor) + recorded;
+        case Inputs::inside: return "its inputs are inside a class: " + recorded;
         case Inputs::unrecorded: break;
         }
         std::string text =
@@ -258,6 +260,18 @@ private:
                                 position_of(report_.logits_worst->key()));
         }
         line("logits", text);
+    }
+
+    void noise() {
+        if (!report_.noise || report_.noise->all_equal) return;
+        const Noise &noise = *report_.noise;
+        std::string text;
+        for (size_t i = 0; i < noise.records.size(); ++i) {
+            if (noise.records[i] == 0) continue;
+            text += (text.empty() ? "" : ", ") + format_text("%llu ", Llu(noise.records[i])) +
+                    (i < noise.classes.size() ? "inside " + noise.classes[i] : "outside every class");
+        }
+        line("noise", text);
     }
 
     void counts() {

@@ -63,6 +63,16 @@ struct Run {
     int max_layer = -1;
     bool bare = false;        // of BitNet-rs's records, which name no run
     bool overridden = false;  // a sink replaced values
+
+    // From position 0 on; empty when not all of them are known.
+    std::vector<int32_t> ids() const {
+        std::vector<int32_t> ids;
+        for (const auto &[position, id] : tokens) {
+            if (position != int64_t(ids.size())) return {};
+            ids.push_back(id);
+        }
+        return ids;
+    }
 };
 
 // Lines for people; the first few are kept, all are counted.

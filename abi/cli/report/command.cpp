@@ -202,14 +202,13 @@ void add_report_command(CLI::App &app, int &exit_code) {
 
 void add_recheck_command(CLI::App &app, int &exit_code) {
     auto options = std::make_shared<RecheckOptions>();
-    options->limits.preset = "";  // as saved
     CLI::App *command =
         app.add_subcommand("recheck", "Other thresholds on a saved comparison. Exit: 0 match, 1 divergence, 2 error");
     command->add_option("SAVED", options->path, "What bitnet diff or crossval printed with --format json, or a receipt")
         ->required();
     command->add_option("--format", options->format, "text (default) or json")->check(one_of({"text", "json"}));
     options->tolerance.add_to(*command, "Of traces: auto, exact or a relative L2 distance (default: as saved)");
-    options->limits.add_to(*command);
+    options->limits.add_to(*command, "as saved");
     command->callback([options, command, &exit_code] {
         exit_code = recheck(*options, command->get_option("--tolerance")->count() > 0);
     });

@@ -57,7 +57,7 @@ Chart chart_of(const Report &report, const PromptReport &prompt) {
         ChartLine line = line_of(prompt, metric, name);
         if (line.points.empty()) continue;
         chart.lines.push_back(std::move(line));
-        const double limit = limit_value(report.limits, metric);
+        const double limit = limit_value(report.limits_of(prompt), metric);
         if (!std::isnan(limit)) chart.limits.push_back({text_of("%s at most %g", name, limit), limit});
     }
     // A receipt has neither.
@@ -72,34 +72,35 @@ std::string verdict_of(const PromptReport &prompt, const Report &report) {
     if (!prompt.error.empty()) return tag(exit_error) + "<br/>" + escaped(prompt.error);
     std::string text = tag(prompt.exit_code());
     if (prompt.difference) return text + "<br/>token ids differ: " + escaped(prompt.difference->text);
-    const std::string divergence = divergence_text(prompt, report.limits);
+    const std::string divergence = divergence_text(prompt, report.limits_of(prompt));
     return divergence.empty() ? text : text + "<br/>" + escaped(divergence);
 }
 
-std::string prompts_table(const Report &report) {
-    Table table("Prompts", {{"prompt", false},
-                            {"text", false},
-                            {"tokens", true},
-                            {"ids", false},
-                            {"compared", true},
-                            {"diverged", true},
-                            {"least cosine", true},
-                            {"largest NMSE", true},
-                            {"mean KL", true},
-                            {"verdict", false}});
-    for (const PromptReport &prompt : report.prompts) {
+std::string prompts_table(const Report &report, const std::vector<std::string> &classes) {
+    std::vector<Column> columns = {
+        {"prompt", false},  {"text", false},        {"tokens", true},       {"ids", false},    {"compared", true},
+        {"diverged", true}, {"least cosine", true}, {"largest NMSE", true}, {"mean KL", true}, {"verdict", false}};
+    if (!classes.empty()) columns.push_back({"noise class", false});
+    Table table("Prompts", columns);
+    for (size_t i = 0; i < report.prompts.size(); ++i) {
+        const PromptReport &prompt = report.prompts[i];
         const bitnet_logits_summary_t &s = prompt.summary;
         const bool judged = !prompt.positions.empty() && prompt.complete;
         const auto value = [&](double x) { return judged && !std::isnan(x) ? distance_text(x) : std::string("-"); };
-        table.add({escaped_cut(prompt.id, text_bytes_max),
-                   prompt.text ? escaped_cut(*prompt.text, text_bytes_max) : "-", std::to_string(prompt.tokens.size()),
-                   prompt.difference         ? "different"
-                   : prompt.tokens_of_theirs ? "equal"
-                                             : "unknown",
-                   std::to_string(prompt.positions.size()), judged ? std::to_string(s.n_failed) : "-",
-                   judged && !std::isnan(s.cosine_least) ? text_of("%.8f", s.cosine_least) : "-", value(s.nmse_largest),
-                   value(s.kl_mean), verdict_of(prompt, report)},
-                  prompt.exit_code() == exit_good ? "" : "bad");
+        std::vector<std::string> cells = {escaped_cut(prompt.id, text_bytes_max),
+                                          prompt.text ? escaped_cut(*prompt.text, text_bytes_max) : "-",
+                                          std::to_string(prompt.tokens.size()),
+                                          prompt.difference         ? "different"
+                                          : prompt.tokens_of_theirs ? "equal"
+                                                                    : "unknown",
+                                          std::to_string(prompt.positions.size()),
+                                          judged ? std::to_string(s.n_failed) : "-",
+                                          judged && !std::isnan(s.cosine_least) ? text_of("%.8f", s.cosine_least) : "-",
+                                          value(s.nmse_largest),
+                                          value(s.kl_mean),
+                                          verdict_of(prompt, report)};
+        if (!classes.empty()) cells.push_back(escaped_cut(classes[i], text_bytes_max));
+        table.add(cells, prompt.exit_code() == exit_good ? "" : "bad");
     }
     return table.html();
 }
@@ -156,14 +157,16 @@ Part crossval_part(const Report &report) {
     return part;
 }
 
-Section crossval_section(const Report &report) {
+Section crossval_section(const Report &report, const std::vector<std::string> &classes) {
     Section section;
     section.html = heading("Cross-validation of logits",
                            "Ours: " + code(report.engine.empty() ? "unknown" : report.engine) + " with " +
                                code(report.model_path) + ". Against: " + code(report.against) + ". Limits (" +
-                               escaped(report.preset) + "): " + escaped(limits_text(report.limits)) + "." +
-                               (report.limitation.empty() ? "" : " Note: " + escaped(report.limitation) + "."));
-    section.html += prompts_table(report);
+                               escaped(report.preset) + "): " +
+                               escaped(classes.empty() ? limits_text(report.limits)
+                                                       : "what legal variations of our engine do to each prompt") +
+                               "." + (report.limitation.empty() ? "" : " Note: " + escaped(report.limitation) + "."));
+    section.html += prompts_table(report, classes);
     std::vector<const PromptReport *> prompts;
     for (const PromptReport &prompt : report.prompts)
         if (!prompt.positions.empty()) prompts.push_back(&prompt);

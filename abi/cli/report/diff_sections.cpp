@@ -36,7 +36,10 @@ std::string inputs_html(const Saved &at) {
     if (inputs == "unrecorded") return "not recorded: " + unrecorded + "; everything recorded before it is equal";
     if (inputs == "close")
         return "leaps away from inputs that are close" + (recorded.empty() ? "" : " (" + recorded + ")");
-    at.at("inputs").fail("equal, token, unrecorded or close");
+    if (inputs == "inside")
+        return "leaves every class although its inputs are inside one" +
+               (recorded.empty() ? "" : " (" + recorded + ")");
+    at.at("inputs").fail("equal, token, unrecorded, close or inside");
 }
 
 std::string side_row(const Saved &document, const char *side, const char *key) {
@@ -224,6 +227,28 @@ Section diff_preflight(const Saved &document) {
                   mismatch ? "bad" : "");
     }
     section.html += facts.empty() ? "<p>The run records do not differ.</p>\n" : facts.html();
+    return section;
+}
+
+Section diff_envelope(const Saved &document) {
+    Section section;
+    if (!document.has("envelope")) return section;
+    const Saved envelope = document.at("envelope"), records = envelope.at("records");
+    std::string lead = "What legal variations of our engine do to the same model and tokens.";
+    for (const std::string &name : envelope.texts("classes"))
+        lead += " Inside " + code(name) + ": " + number_of(records, name.c_str()) + ".";
+    section.html = heading("Noise classes", lead + " Outside every class: " + number_of(records, "outside") + ".");
+    Table table("The smallest class that holds every position",
+                {{"layer", true}, {"stage", false}, {"noise class", false}, {"worst", true}, {"allowed", true}});
+    for (const Saved &at : envelope.list("stages")) {
+        const bool is_outside = !at.has("class");
+        const int64_t layer = at.integer("layer");
+        table.add({layer < 0 ? "-" : std::to_string(layer), code(at.text("stage")),
+                   is_outside ? "outside" : escaped(at.text("class")), distance_text(at.number("worst_relative")),
+                   distance_text(at.number("allowed"))},
+                  is_outside ? "bad" : "");
+    }
+    section.html += details("Every stage as a table", table.html());
     return section;
 }
 

@@ -38,6 +38,7 @@ public:
         if (documents.crossval.json) {
             const Saved saved(*documents.crossval.json, documents.crossval.place);
             crossval_ = documents.crossval_is_receipt ? read_receipt(saved) : read_crossval(saved);
+            classes_ = classes_of(saved);
         }
         // In this order: of equal verdicts the one that knows the cause is the sentence.
         if (explain_) parts_.push_back(explain_part(*explain_));
@@ -56,7 +57,7 @@ public:
         if (mismatch_leads) add(diff_preflight(*diff_));
         explain_sections();
         diff_sections(mismatch_leads);
-        if (crossval_) add(crossval_section(*crossval_));
+        if (crossval_) add(crossval_section(*crossval_, classes_));
         absences();
         page_.html = head() + header(lead) + "<main>\n" + body_ + "</main>\n" + footer() + "</body>\n</html>\n";
         page_.svg = svg_file(upper(page_.verdict) + ": " + capital(page_.sentence, page_.exit_code), figures_);
@@ -101,6 +102,7 @@ private:
         add(diff_growth(*diff_));
         add(diff_logits(*diff_));
         add(diff_first(*diff_));
+        if (diff_->has("envelope")) add(diff_envelope(*diff_));
         if (!preflight_is_there) add(diff_preflight(*diff_));
         add(diff_counts(*diff_));
     }
@@ -153,6 +155,7 @@ private:
     const Documents &documents_;
     std::optional<Saved> diff_, explain_;
     std::optional<crossval::Report> crossval_;
+    std::vector<std::string> classes_;
     std::vector<Part> parts_;
     std::vector<Figure> figures_;
     std::string body_;

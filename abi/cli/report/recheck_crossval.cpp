@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "abi/cli/crossval/run.h"
@@ -66,7 +67,8 @@ Rechecked recheck_crossval(const Saved &document, bool is_receipt, const LimitOp
     Report report = is_receipt ? read_receipt(document) : read_crossval(document);
     const std::string path = document.place();
     // Each prompt was judged by limits of its own, which no single set stands for.
-    const bool has_envelope = document.has("envelope");
+    const bool has_envelope = std::any_of(report.prompts.begin(), report.prompts.end(),
+                                          [](const PromptReport &prompt) { return prompt.limits.has_value(); });
     if (has_envelope && options.preset.empty())
         throw CommandError(path + ": it was judged by envelopes, a set of limits for each prompt: give --preset");
     const Limits saved = report.limits;
@@ -80,6 +82,7 @@ Rechecked recheck_crossval(const Saved &document, bool is_receipt, const LimitOp
         if (!options.preset.empty()) report.preset = options.preset;
     }
     for (PromptReport &prompt : report.prompts) {
+        prompt.limits.reset();
         if (!prompt.complete || prompt.positions.empty()) continue;
         prompt.error.clear();
         try {

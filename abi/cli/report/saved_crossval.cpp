@@ -81,7 +81,7 @@ void read_metrics(const Saved &object, bitnet_logits_row_t &row) {
 }
 
 Position read_row(const Saved &object, const bitnet_logits_limits_t &limits) {
-    Position p = {small_integer(object.at("position")), small_integer(object.at("token")), {}, {}, {}};
+    Position p = {small_integer(object.at("position")), small_integer(object.at("token")), {}, {}, {}, {}};
     bitnet_logits_row_t &row = p.row;
     row.struct_size = sizeof row;
     read_metrics(object, row);
@@ -135,6 +135,7 @@ PromptReport read_prompt(const Saved &object) {
     prompt.missing_allowed = object.flag_or("missing_allowed", false);
     // Files of before it was written down: rows and no error.
     prompt.complete = object.flag_or("complete", prompt.error.empty() && object.count("compared") > 0);
+    if (object.has("envelope")) prompt.limits = read_limits(object.at("envelope").at("limits"));
     return prompt;
 }
 
@@ -149,7 +150,7 @@ bitnet_logits_limits_t read_thresholds(const Saved &object) {
 }
 
 Position read_receipt_row(const Saved &object) {
-    Position p = {small_integer(object.at("pos")), -1, {}, {}, {}};
+    Position p = {small_integer(object.at("pos")), -1, {}, {}, {}, {}};
     if (object.has("token")) p.token = small_integer(object.at("token"));
     bitnet_logits_row_t &row = p.row;
     row.struct_size = sizeof row;
@@ -175,15 +176,12 @@ Position read_receipt_row(const Saved &object) {
     return p;
 }
 
-// `own`: limits of single prompts, by their place in the report.
-void judge(Report &report, const std::map<size_t, bitnet_logits_limits_t> &own = {}) {
-    for (size_t i = 0; i < report.prompts.size(); ++i) {
-        PromptReport &prompt = report.prompts[i];
+void judge(Report &report) {
+    for (PromptReport &prompt : report.prompts) {
         if (!prompt.complete || prompt.positions.empty()) continue;
         try {
             prompt.error.clear();
-            const auto found = own.find(i);
-            judge_prompt(prompt, found == own.end() ? report.limits : found->second);
+            judge_prompt(prompt, report.limits_of(prompt));
         } catch (const CommandError &error) {
             prompt.error = error.what();
         }
@@ -207,15 +205,26 @@ Report read_crossval(const Saved &document) {
     report.ladder = document.text("ladder");
     report.limits = read_limits(document.at("limits"));
     if (document.has("top_k")) report.limits.top_k = small_integer(document.at("top_k"));
-    std::map<size_t, bitnet_logits_limits_t> own;
     for (const Saved &object : document.list("prompts")) {
-        if (object.has("envelope")) own.emplace(report.prompts.size(), read_limits(object.at("envelope").at("limits")));
         report.prompts.push_back(read_prompt(object));
         for (const Saved &row : object.list("rows"))
             report.prompts.back().positions.push_back(read_row(row, report.limits));
     }
-    judge(report, own);
+    judge(report);
     return report;
+}
+
+std::vector<std::string> classes_of(const Saved &document) {
+    std::vector<std::string> classes;
+    if (!document.has("prompts")) return classes;
+    bool has_envelope = false;
+    for (const Saved &prompt : document.list("prompts")) {
+        has_envelope |= prompt.has("envelope");
+        const bool measured = prompt.has("envelope") && prompt.count("compared") > 0;
+        classes.push_back(measured ? prompt.at("envelope").text_or("class", "outside") : "-");
+    }
+    if (!has_envelope) classes.clear();
+    return classes;
 }
 
 Report read_receipt(const Saved &document) {

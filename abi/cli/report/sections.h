@@ -38,13 +38,16 @@ Section diff_logits(const Saved &document);
 Section diff_first(const Saved &document);
 Section diff_preflight(const Saved &document);
 Section diff_counts(const Saved &document);
+// Which class of legal variations holds each stage; nothing when it was not judged by an envelope.
+Section diff_envelope(const Saved &document);
 
 Part explain_part(const Saved &document);
 Section explain_causes(const Saved &document);
 Section explain_map(const Saved &document);
 
 Part crossval_part(const crossval::Report &report);
-Section crossval_section(const crossval::Report &report);
+// `classes`: classes_of() what it was read from.
+Section crossval_section(const crossval::Report &report, const std::vector<std::string> &classes);
 
 // "<h2>" and "not recorded: ...".
 std::string absent(const std::string &heading, const std::string &why);

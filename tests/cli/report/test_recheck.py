@@ -354,6 +354,15 @@ class Receipts(Logits):
             path, code = self.receipt(against)
             self.recheck(path, expect=code)
 
+    def test_prompts_with_limits_of_their_own(self):
+        """The one set of limits that it holds is the loosest of them."""
+        document = json.loads(self.receipt("near.npy")[0].read_text())
+        document["prompts"][0]["envelope"] = {"limits": {"l2": 1e-3}}
+        path = self.save("envelope.json", document)
+        self.assertIn("judged by envelopes", self.error_of(path))
+        self.assertIn("judged by envelopes", self.error_of(path, "--nmse", "1"))
+        self.recheck(path, "--preset", "seed", "--top1", "off", expect=0)
+
     def test_what_was_not_measured_is_no_pass(self):
         path, _ = self.receipt("t.jsonl")
         for options in (["--kl", "1e9"], ["--max-abs", "1e9"]):

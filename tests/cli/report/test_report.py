@@ -325,6 +325,45 @@ class MadeUp(Case):
         self.assertIn("2000 of 4000", text.all)
         self.assertIn("Curves of 4 of 20 prompts", text.all)
 
+    def test_noise_classes_of_prompts(self):
+        document = made_up_crossval(4, 3, text="p")
+        document["envelope"] = {"class": None, "margin": 2.5}
+        envelope = {"classes": [], "limits": {"nmse": 0.125}}
+        document["prompts"][0]["envelope"] = dict(envelope, **{"class": "f16-kv"})
+        document["prompts"][1]["envelope"] = dict(envelope, **{"class": None})
+        document["prompts"][2].update(envelope=dict(envelope, **{"class": None}), compared=0, rows=[], error="gone")
+        page, text = self.report("classes", "--crossval", self.save("classes.json", document), expect=2)
+        table = next(t for t in xml.fromstring(page.split("\n", 1)[1]).iter("table") if "Prompts" in "".join(t[0].itertext()))
+        rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+        self.assertEqual([row[-1] for row in rows], ["noise class", "f16-kv", "outside", "-", "-"])
+        self.assertIn("what legal variations of our engine do to each prompt", text.all)
+        self.assertIn("NMSE at most 0.125", text.all)  # the prompt's own limit in its chart
+        page, _ = self.report("plain", "--crossval", self.save("plain.json", made_up_crossval(1, 3)), expect=1)
+        self.assertNotIn("noise class", page)
+
+    def test_noise_classes_of_stages(self):
+        document = made_up_diff(3, 4)
+        document["rule"] = "envelope"
+        document["first"]["inputs"] = "inside"
+        stage = {"worst_relative": 0.25, "allowed": 0.125}
+        document["envelope"] = {"class": None, "classes": ["threads", "f16-kv"], "margin": 2.5,
+                                "records": {"threads": 1234, "f16-kv": 56, "outside": 7},
+                                "stages": [dict(stage, layer=-1, stage="embeddings", **{"class": "threads"}),
+                                           dict(stage, layer=2, stage="q_proj", **{"class": "f16-kv"}),
+                                           dict(stage, layer=2, stage="ffn_act", **{"class": None})]}
+        page, text = self.report("noise", "--diff", self.save("noise.json", document), expect=1)
+        table = next(t for t in xml.fromstring(page.split("\n", 1)[1]).iter("table") if "smallest class" in "".join(t[0].itertext()))
+        rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+        self.assertEqual([row[:3] for row in rows], [["layer", "stage", "noise class"], ["-", "embeddings", "threads"],
+                                                     ["2", "q_proj", "f16-kv"], ["2", "ffn_act", "outside"]])
+        self.assertIn("leaves every class although its inputs are inside one", text.all)
+        for said in ("Inside threads: 1,234.", "Inside f16-kv: 56.", "Outside every class: 7."):
+            self.assertIn(said, text.all)
+        document["envelope"]["stages"][0]["class"] = 3
+        self.assertIn("stages[0]: class: found 3", self.error_of("--diff", self.save("bad.json", document)))
+        page, _ = self.report("no-noise", "--diff", self.save("no-noise.json", made_up_diff(3, 4)), expect=1)
+        self.assertNotIn("Noise classes", page)
+
     def test_everything_is_escaped(self):
         """Every text of every document is made markup: none of it may become an element."""
         def evil(value, keep):
