@@ -101,7 +101,8 @@ private:
         const bool codes = stage.name.ends_with(".codes");
         line("explain", std::string(codes ? "tells codes at rounding ties from wrong ones" : "names the cause") +
                             " (bitnet explain), from raw values of B:");
-        line("", "BITNET_TRACE_PLUGIN=npy:dir=raw,raw=all BITNET_TRACE_SELECT='" + selection_to_explain(first.key()) + "'");
+        line("",
+             "BITNET_TRACE_PLUGIN=npy:dir=raw,raw=all BITNET_TRACE_SELECT='" + selection_to_explain(first.key()) + "'");
     }
 
     static std::string names(const std::vector<std::string> &list) {
