@@ -131,6 +131,32 @@ class Node(ExplainTest):
         self.assertEqual((report["counts"]["wrong"], report["counts"]["uncompared"]), (0, 0))
 
 
+class Rerun(ExplainTest):
+    """bitnet explain runs the program itself, twice, with the interposer preloaded."""
+
+    def rerun(self, theirs, ours, status):
+        run = Run((PROGRAM, "explain", "--rerun", "-m", ours, "--as", "activation=silu,profile=q8k", "--allow-other-model",
+                   "--no-flash", "--format", "json", "--", DRIVER, "outputs=all", "prompt=9", "decode=4", FOLDER, theirs), {})
+        self.assertEqual(run.status, status, run.out[:2000] + run.err)
+        return json.loads(run.out)
+
+    def test_every_operation_of_llama_cpp(self):
+        theirs, ours = self.models("TQ2_0")
+        report = self.rerun(theirs, ours, 0)
+        self.assertEqual({(g["outcome"], g["semantics"]) for g in report["groups"]},
+                         {("legal", "head_input=f16"), ("legal", STEP_BY_STEP)})
+        self.assertGreater(report["counts"]["reproduced"], 40)
+        self.assertTrue(any(fact.startswith("run twice, the second time for the raw values of position ")
+                            for fact in report["facts"]), report["facts"])
+
+    def test_damaged_weights(self):
+        def negate(weights):
+            weights[7, :256] *= -1
+        theirs, ours = self.models("TQ2_0", damage=("blk.1.ffn_up.weight", negate))
+        report = self.rerun(theirs, ours, 1)
+        self.assertEqual([(o["layer"], o["stage"]) for o in report["operations"] if o["outcome"] == "wrong"], [(1, "ffn_up")])
+
+
 class Damage(ExplainTest):
     """A block of weights with the other sign in the file that llama.cpp reads."""
 

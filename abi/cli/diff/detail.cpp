@@ -129,4 +129,16 @@ std::vector<std::string> hints(const Record &a, const Record &b) {
     return out;
 }
 
+std::string selection_to_explain(Key key) {
+    const int position = position_of(key), layer = layer_of(key);
+    const Node node = node_of(key);
+    if (node == embeddings_node()) return format_text("%d:{-1}:*", position);
+    if (layer < 0) return format_text("%d:{-1}:*,%d:*:layer_out", position, position);
+    std::string text = format_text("%d:%d:**,%d:%d:*.*", position, layer, position, layer);
+    text += layer == 0 ? format_text(",%d:{-1}:embeddings", position)
+                       : format_text(",%d:%d:layer_out", position, layer - 1);
+    if (position > 0) text += format_text(",0-%d:%d:{k_rope;v_proj}", position - 1, layer);
+    return text;
+}
+
 }  // namespace bitnet::diff

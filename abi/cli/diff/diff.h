@@ -179,6 +179,9 @@ struct TopDifference {
 std::optional<TopDifference> first_top_difference(const Record &a, const Record &b);
 // "same values in another order", "one value differs", "B is A times 0.5", each only when the records prove it.
 std::vector<std::string> hints(const Record &a, const Record &b);
+// What BITNET_TRACE_SELECT must name so that `bitnet explain` can judge this record from raw values: its layer at its position
+// with scores, codes, scales and sums, what enters the layer, and K and V of earlier positions.
+std::string selection_to_explain(Key key);
 
 // --- growth --------------------------------------------------------------------------------------------------------
 

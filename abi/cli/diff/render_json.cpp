@@ -118,6 +118,7 @@ Json first(const Report &report, const Trace &a) {
     out["relative_at_least"] = pair.is(Pair::measurable) ? Json(nullptr) : number(pair.at_least);
     out["allowed"] = number(allowed_distance(report.comparison, pair));
     out["hints"] = hints(report.first_a, report.first_b);
+    out["select"] = selection_to_explain(pair.key());
     return out;
 }
 

@@ -97,6 +97,12 @@ private:
             line("why", why(report_.origins.front()));
         numbers(first);
         for (const std::string &hint : hints(report_.first_a, report_.first_b)) line("hint", hint);
+        // Hashes and sketches cannot tell a code at a rounding tie from a wrong one.
+        const bool codes = stage.name.ends_with(".codes");
+        line("explain", std::string(codes ? "tells codes at rounding ties from wrong ones" : "names the cause") +
+                            " (bitnet explain), from raw values of B:");
+        line("",
+             "BITNET_TRACE_PLUGIN=npy:dir=raw,raw=all BITNET_TRACE_SELECT='" + selection_to_explain(first.key()) + "'");
     }
 
     static std::string names(const std::vector<std::string> &list) {

@@ -648,6 +648,14 @@ TEST(Runs, AreComparedOneByOne) {
     EXPECT_EQ(missing.counts().missing_in_b, 114u);
 }
 
+TEST(Render, SelectionForExplainHoldsTheInputs) {
+    const auto key = [](int position, int layer, const char *stage) { return make_key(0, position, layer, *find_stage(stage)); };
+    EXPECT_EQ(selection_to_explain(key(3, 2, "attn_context")), "3:2:**,3:2:*.*,3:1:layer_out,0-2:2:{k_rope;v_proj}");
+    EXPECT_EQ(selection_to_explain(key(0, 0, "attn_norm.codes")), "0:0:**,0:0:*.*,0:{-1}:embeddings");
+    EXPECT_EQ(selection_to_explain(key(4, -1, "embeddings")), "4:{-1}:*");
+    EXPECT_EQ(selection_to_explain(key(4, -1, "logits")), "4:{-1}:*,4:*:layer_out");
+}
+
 TEST(Render, TextFitsAScreenAndHoldsNoControlBytes) {
     SampleTrace a, b;
     a.engine = b.engine = "evil\\u001b[31m";

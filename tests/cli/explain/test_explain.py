@@ -386,3 +386,43 @@ def test_a_program_that_does_something_else_the_second_time(tmp_path):
 def test_rerun_problems(arguments, words):
     done = run("explain", "-m", SMALL, *arguments, expect=2)
     assert words in done.stderr.decode()
+
+
+def test_a_program_that_fails_after_it_was_recorded(tmp_path):
+    """What it recorded counts; that it failed is said, both times."""
+    script = tmp_path / "program"
+    script.write_text(f"#!/bin/sh\n{PROGRAM} run -m {SMALL} -p one -n 1 --as activation=silu\nexit 3\n")
+    script.chmod(0o755)
+    report, err = rerun(script, expect=1)
+    (group,) = report["groups"]
+    assert group["semantics"] == "activation=silu"
+    assert {(o["layer"], o["stage"]) for o in group["operations"]} == {(layer, "ffn_act") for layer in range(3)}
+    assert err.count("explain: the program ended with status 3") == 2
+
+
+# ---- what diff says to record ----
+
+
+@pytest.mark.parametrize(
+    "semantics, select, place",
+    [
+        ("round@1=truncate", "**,*.*", (1, "attn_norm.codes")),
+        ("attn_scale@2=full", "**", (2, "attn_scores")),
+        ("eps@0=1e-3", "*", (0, "attn_norm")),
+        ("theta@1=10000", "!embeddings", (1, "q_rope")),
+        ("head_input=f16", "*", (-1, "logits")),
+    ],
+)
+def test_what_diff_says_to_record_is_enough(tmp_path, semantics, select, place):
+    common = ["trace", "-m", SMALL, "--tokens", "509,17,300,42"]
+    run(*common, "--select", select, "-o", tmp_path / "a.jsonl", expect=0)
+    run(*common, "--select", select, "-o", tmp_path / "b.jsonl", "--as", semantics, expect=0)
+    done = run("diff", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--tolerance", "exact", "--format", "json", expect=1)
+    first = json.loads(done.stdout)["first"]
+    text = run("diff", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--tolerance", "exact", expect=1).stdout.decode()
+    assert f"BITNET_TRACE_SELECT='{first['select']}'" in text
+    run(*common, "--select", first["select"], "--plugin", f"npy:dir={tmp_path / 'raw'},raw=all", "--as", semantics, expect=0)
+    legal = semantics == "head_input=f16"  # named, but no fault
+    report = explain(tmp_path / "raw", expect=0 if legal else 1)
+    assert place in {(o["layer"], o["stage"]) for g in report["groups"] for o in g["operations"]}
+    assert {g["semantics"] for g in report["groups"]} == {semantics.replace("@0", "").replace("@1", "").replace("@2", "")}
