@@ -11,6 +11,7 @@ MOCK = Path(os.environ["BITNET_TEST_MOCK"])
 LIBRARIES = Path(os.environ["BITNET_TEST_LIBRARIES"])
 PROGRAM = os.environ["BITNET_TEST_PROGRAM"]
 RUNTIME = os.environ.get("BITNET_TEST_RUNTIME", "")
+SUPPRESSIONS = Path(__file__).resolve().parent / "tsan.supp"
 EMULATOR = os.environ.get("BITNET_TEST_EMULATOR", "").split()  # of another CPU: what it preloads itself is of this one
 SHIM = LIBRARIES / "bitnet" / "libbitnet_shim.so"
 AUDIT = LIBRARIES / "bitnet" / "libbitnet_audit.so"
@@ -25,7 +26,7 @@ ALL_STAGES = {
 def clean_environment(extra):
     """Of a program that is not traced; leaks of what a killed program held are nobody's business."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BITNET_", "LD_", "LLAMA_"))}
-    return {**kept, "ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "exitcode=66", **extra}
+    return {**kept, "ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": f"exitcode=66 suppressions={SUPPRESSIONS}", **extra}
 
 
 def preload(*libraries):
