@@ -53,6 +53,11 @@ $(tac "$models")
 END
 "$python" "$sweep" init "$out" --bitnet "$bitnet" --prompts "$prompts" --tokens "$tokens" --against "$against" "$@" || exit 2
 
+# One sweep in a folder at a time. The kernel lets go of this lock when the last process of a killed sweep is gone; Snakemake's
+# own lock and its list of unfinished cells outlive a kill -9, and a cell's file is whole or not there.
+exec 9<"$out"
+flock -n 9 || stop "$out: another sweep is running in it"
+
 "$python" "$sweep" pending "$out" >"$out/pending" || exit 2
 [ ! -s "$out/pending" ] || rm -f "$out/summary.json" "$out/summary.md"
 echo "crossval_sweep: $(wc -l <"$out/pending") cells to run" >&2
@@ -60,7 +65,8 @@ if [ -n "$snakemake" ]; then
     program=${SNAKEMAKE:-$root/build/deps/sweep/bin/snakemake}
     [ -x "$program" ] || program=$(command -v snakemake) || stop "no snakemake: scripts/setup.sh tests installs it"
     # shellcheck disable=SC2086  # a list of words
-    "$program" --snakefile "$root/scripts/sweep/Snakefile" --directory "$out" --config "out=$(cd "$out" && pwd)" $snakemake >&2 ||
+    "$program" --snakefile "$root/scripts/sweep/Snakefile" --directory "$out" --config "out=$(cd "$out" && pwd)" --nolock \
+        --rerun-incomplete $snakemake >&2 ||
         echo "crossval_sweep: snakemake ended with $?" >&2
 else
     # A cell that cannot leave a result is missing in the summary: that is the error.

@@ -23,7 +23,7 @@ SCRIPT = SOURCE / "scripts" / "crossval_sweep.sh"
 SMALL = SOURCE / "tests" / "data" / "small.gguf"
 ENGINE = Path(__file__).resolve().parent / "slow_engine.py"
 N_VOCAB = 512
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 900 if os.environ.get("BITNET_SWEEP_FULL") else 240
 BITNET = LIBRARY = ROWS = SNAKEMAKE = None
 
 
@@ -143,6 +143,18 @@ class Sweep(Case):
         for name in ("summary.json", "summary.md"):
             self.assertEqual((self.folder / "out" / name).read_bytes(), (self.folder / "whole" / name).read_bytes())
 
+    def test_one_sweep_in_a_folder_at_a_time(self):
+        self.prompts("one", "one")
+        process = subprocess.Popen(self.command(against=self.slow_engine()), cwd=self.folder, stdout=subprocess.DEVNULL,
+                                   env=self.environment({"SLOW_ENGINE_HANGS_AT": "1"}), stderr=subprocess.DEVNULL,
+                                   start_new_session=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(os.killpg, process.pid, signal.SIGKILL)
+        until = time.monotonic() + 60
+        while not (self.folder / "log").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        self.assertIn("out: another sweep is running in it", self.sweep(2).stderr)
+
     def test_places_in_the_spec(self):
         for i, text in enumerate(("one", "two words")):
             ids = subprocess.run([BITNET, "tokenize", "-m", SMALL, "-p", text], capture_output=True, text=True).stdout.split()
@@ -199,10 +211,41 @@ class Snakemake(Case):
             self.skipTest("no Slurm: scripts/setup.sh tests installs it")
         slurm = Slurm(self.folder / "slurm")
         self.addCleanup(slurm.stop)
-        log = self.both(f"--profile {SOURCE}/scripts/sweep/slurm --default-resources slurm_account=none slurm_partition=one_node "
-                        "runtime=5 mem_mb=100 --slurm-init-seconds-before-status-checks 1 --seconds-between-status-checks 1 "
-                        "--slurm-status-command squeue --latency-wait 20", env={"SLURM_CONF": str(slurm.conf)})
+        log = self.both(Slurm.PROFILE, env={"SLURM_CONF": str(slurm.conf)})
         self.assertEqual(log.count("has been submitted with SLURM jobid"), 2, log)
+
+    @unittest.skipUnless(os.environ.get("BITNET_SWEEP_FULL"), "some minutes of Slurm's waiting: BITNET_SWEEP_FULL=1 runs it")
+    def test_three_models_times_twenty_prompts_on_slurm(self):
+        """Killed in the middle and resumed, here and on Slurm: the same bytes, no finished cell run again."""
+        slurm = Slurm(self.folder / "slurm")
+        self.addCleanup(slurm.stop)
+        models = ("small.gguf", "other.gguf", "third.gguf")
+        for seed, model in enumerate(models[1:]):
+            subprocess.run([BITNET, "make-model", "--preset", "tiny", "--seed", str(seed), "-o", self.folder / model], check=True,
+                           capture_output=True)
+        options = ("--", "--against-as", "activation=silu")
+        self.prompts(*(f"prompt {i} of twenty" for i in range(20)))
+        for out, where in (("here", ()), ("there", ("--snakemake", Slurm.PROFILE))):
+            with open(self.folder / f"{out}.log", "w") as log:
+                process = subprocess.Popen(self.command(*where, *options, out=out, models=models), cwd=self.folder, stdout=log,
+                                           stderr=log, start_new_session=True,
+                                           env=self.environment({"SLURM_CONF": str(slurm.conf)}))
+            cells = self.folder / out / "cells"
+            while process.poll() is None and len(list(cells.glob("[0-9]*.json"))) < 25:
+                time.sleep(0.01)
+            self.assertIsNone(process.poll(), (self.folder / f"{out}.log").read_text())
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            subprocess.run(["scancel", "-u", getpass.getuser()], env=slurm.environment, check=True)
+            slurm.wait(lambda: not subprocess.run(["squeue", "-h"], env=slurm.environment, capture_output=True).stdout)
+            finished = {path.name: path.stat().st_mtime_ns for path in cells.glob("[0-9]*.json")}
+            # A cancelled job that was about to end takes its own result with it.
+            self.assertTrue(20 <= len(finished) < 60, len(finished))
+            self.sweep(1, *where, *options, out=out, models=models, env={"SLURM_CONF": str(slurm.conf)})
+            self.assertEqual({name: (cells / name).stat().st_mtime_ns for name in finished}, finished)
+        self.assertEqual(self.summary("there")["counts"]["cells"], 60)
+        for name in ("summary.json", "summary.md"):
+            self.assertEqual((self.folder / "here" / name).read_bytes(), (self.folder / "there" / name).read_bytes())
 
 
 def free_port():
@@ -213,6 +256,9 @@ def free_port():
 
 class Slurm:
     """A Slurm of one node in a folder, until stop()."""
+    PROFILE = (f"--profile {SOURCE}/scripts/sweep/slurm --default-resources slurm_account=none slurm_partition=one_node "
+               "runtime=5 mem_mb=100 --slurm-init-seconds-before-status-checks 1 --seconds-between-status-checks 1 "
+               "--slurm-status-command squeue --latency-wait 20")
 
     CONF = """ClusterName=sweep
 SlurmctldHost={host}(127.0.0.1)
@@ -291,5 +337,5 @@ PartitionName=one_node Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 if __name__ == "__main__":
-    BITNET, LIBRARY, ROWS, SNAKEMAKE = (Path(path).resolve() if i < 3 else Path(path) for i, path in enumerate(sys.argv[1:5]))
+    BITNET, LIBRARY, ROWS, SNAKEMAKE = (Path(path).absolute() for path in sys.argv[1:5])
     unittest.main(argv=[sys.argv[0], *sys.argv[5:]])
