@@ -22,6 +22,7 @@ namespace bitnet {
 namespace {
 
 constexpr size_t page_bytes = 4096;
+constexpr size_t huge_page_bytes = 2 << 20;
 
 // Seconds from the moment at which all threads may begin until the last has ended; starting them is not in it.
 template <typename Body> double time_threads(int n_threads, const Body &body) {
@@ -180,15 +181,30 @@ ReadBuffer ReadBuffer::anonymous(size_t n_bytes) {
 ReadBuffer ReadBuffer::mapped_file(const std::string &path) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) fail_for(path);
+    // At a multiple of a huge page, as the library does: the limit must not be of smaller pages than the model is read
+    // with.
     struct stat found;
     void *data = MAP_FAILED;
-    if (fstat(fd, &found) == 0)
-        data = mmap(nullptr, static_cast<size_t>(found.st_size), PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
+    size_t n_bytes = 0;
+    if (fstat(fd, &found) == 0) {
+        n_bytes = static_cast<size_t>(found.st_size);
+        data = mmap(nullptr, n_bytes + huge_page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
+    if (data != MAP_FAILED) {
+        const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+        data = reinterpret_cast<void *>((begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes);
+        data = mmap(data, n_bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+    }
     const int reason = errno;
     close(fd);
     errno = reason;
     if (data == MAP_FAILED) fail_for(path);
-    return {data, static_cast<size_t>(found.st_size), true};
+    madvise(data, n_bytes, MADV_HUGEPAGE);  // a wish
+    ReadBuffer buffer(data, n_bytes, true);
+    uint64_t touched = 0;
+    for (size_t i = 0; i < n_bytes; i += page_bytes) touched += buffer.data()[i];
+    read_result.fetch_add(touched, std::memory_order_relaxed);
+    return buffer;
 }
 
 ReadBuffer ReadBuffer::borrowed(const void *data, size_t n_bytes) { return {data, n_bytes, false}; }

@@ -62,27 +62,40 @@ public:
     NewFile(const NewFile &) = delete;
     NewFile &operator=(const NewFile &) = delete;
 
+    // In whole pieces, at multiples of their size: what is written in large pieces Linux keeps in large pages, and a
+    // model is read fastest through those (model/FORMAT.md).
     void write(const void *data, size_t n) {
         const char *at = static_cast<const char *>(data);
         while (n > 0) {
-            const ssize_t written = ::write(fd_, at, n);
-            if (written < 0 && errno == EINTR) continue;
-            if (written < 0) fail("cannot write", n_written_);
-            at += written;
-            n -= static_cast<size_t>(written);
-            n_written_ += static_cast<uint64_t>(written);
+            const size_t taken = std::min(n, piece_.size() - n_waiting_);
+            std::memcpy(piece_.data() + n_waiting_, at, taken);
+            n_waiting_ += taken;
+            at += taken;
+            n -= taken;
+            if (n_waiting_ == piece_.size()) flush();
         }
     }
     void put_in_place() {
+        flush();
         const int closed = close(fd_);
         fd_ = -1;
         if (closed != 0) fail("cannot write", n_written_);
         if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be put in place", n_written_);
         in_place_ = true;
     }
-    uint64_t n_written() const { return n_written_; }
+    uint64_t n_written() const { return n_written_ + n_waiting_; }
 
 private:
+    void flush() {
+        for (size_t done = 0; done < n_waiting_;) {
+            const ssize_t written = ::write(fd_, piece_.data() + done, n_waiting_ - done);
+            if (written < 0 && errno == EINTR) continue;
+            if (written < 0) fail("cannot write", n_written_ + done);
+            done += static_cast<size_t>(written);
+        }
+        n_written_ += n_waiting_;
+        n_waiting_ = 0;
+    }
     [[noreturn]] void fail(const char *what, uint64_t after) {
         const char *reason = std::strerror(errno);
         throw CommandError(after == 0 ? text_of("%s: %s: %s", path_.c_str(), what, reason)
@@ -93,6 +106,8 @@ private:
     std::string path_;
     std::string temporary_;
     int fd_ = -1;
+    std::vector<char> piece_ = std::vector<char>(chunk_bytes);
+    size_t n_waiting_ = 0;
     uint64_t n_written_ = 0;
     bool in_place_ = false;
 };
