@@ -44,6 +44,7 @@ RULES = [
     # No header with inline functions may reach a kernel file: the linker could keep a copy compiled for that ISA.
     ("core/kernels/", lambda f, h: h in ("core/kernels/declare.h", "core/kernels/kernels.inc", "core/kernels/lanes.h",
                                          "core/kernels/dense.h", "core/kernels/elementwise.h", "core/kernels/interleave_avx2.h",
+                                         "core/kernels/pace_x86.h",
                                          "core/kernels/kernels.h", "core/math.h", "immintrin.h", "arm_neon.h",
                                          "cstddef", "cstdint")),
     ("core/", lambda f, h: h.startswith(("core/", "model/")) or h == "bitnet_c.h" or is_std(h)

@@ -6,7 +6,7 @@
 
 namespace bitnet::avx2 {
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
 static constexpr int prefetch_bytes = 8192;
 
 static inline __m256i load(const void *p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
@@ -43,8 +43,8 @@ void compact_rows(const uint8_t *nibbles, const uint64_t *bits, int n_rows, int 
     for (int r = 0; r < n_rows; ++r) {
         __m256i h = _mm256_setzero_si256(), l = h;
         for (int i = 0; i < n; i += 128, nibbles += 64, bits += 2) {
-            _mm_prefetch(reinterpret_cast<const char *>(nibbles) + prefetch_bytes, _MM_HINT_T1);
-            if (i % 512 == 0) _mm_prefetch(reinterpret_cast<const char *>(bits) + prefetch_bytes / 4, _MM_HINT_T1);
+            _mm_prefetch(reinterpret_cast<const char *>(nibbles) + prefetch_bytes, _MM_HINT_T0);
+            if (i % 512 == 0) _mm_prefetch(reinterpret_cast<const char *>(bits) + prefetch_bytes / 4, _MM_HINT_T0);
             for (int half = 0; half < 2; ++half) {
                 const __m256i b = load(nibbles + 32 * half);
                 const __m256i v0 = look_up(_mm256_and_si256(b, fifteen), uint32_t(bits[0] >> (32 * half)));

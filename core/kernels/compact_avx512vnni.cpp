@@ -5,7 +5,7 @@
 
 namespace bitnet::avx512vnni {
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
 static constexpr int prefetch_bytes = 8192;
 
 // In assembly: see ternary_avx512vnni.cpp.
@@ -25,8 +25,8 @@ void compact_rows(const uint8_t *nibbles, const uint64_t *bits, int n_rows, int 
     for (int r = 0; r < n_rows; ++r) {
         __m512i h0 = _mm512_setzero_si512(), h1 = h0, l0 = h0, l1 = h0;
         for (int i = 0; i < n; i += 128, nibbles += 64, bits += 2) {
-            _mm_prefetch(reinterpret_cast<const char *>(nibbles) + prefetch_bytes, _MM_HINT_T1);
-            if (i % 512 == 0) _mm_prefetch(reinterpret_cast<const char *>(bits) + prefetch_bytes / 4, _MM_HINT_T1);
+            _mm_prefetch(reinterpret_cast<const char *>(nibbles) + prefetch_bytes, _MM_HINT_T0);
+            if (i % 512 == 0) _mm_prefetch(reinterpret_cast<const char *>(bits) + prefetch_bytes / 4, _MM_HINT_T0);
             const __m512i b = _mm512_loadu_si512(nibbles);
             const __m512i v0 = look_up(low_half, high_half, _mm512_and_si512(b, fifteen), bits[0]);
             const __m512i v1 =

@@ -3,9 +3,12 @@
 
 #include <immintrin.h>
 
+#define BITNET_ISA avx512vbmi
+#include "core/kernels/pace_x86.h"
+
 namespace bitnet::avx512vbmi {
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
 static constexpr int prefetch_bytes = 8192;
 
 static __m512i load64(const void *p) { return _mm512_loadu_si512(p); }
@@ -54,11 +57,12 @@ static inline __m512i total(const Sums &s) {
 }
 
 static inline __m512i row_sums(const uint8_t *row, int n_blocks, const Tables &t, const int8_t *x) {
-    Sums s = {{_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
-               _mm512_setzero_si512()}};
+    const __m512i zero = _mm512_setzero_si512();
+    Sums s = {{zero, zero, zero, zero, zero}};
     for (int b = 0; b < n_blocks; ++b, row += dense_block_bytes, x += dense_block) {
-        _mm_prefetch(reinterpret_cast<const char *>(row) + prefetch_bytes, _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char *>(row) + prefetch_bytes, _MM_HINT_T0);
         add_block(s, t, load64(row), x);
+        pace<14>();
     }
     return total(s);
 }

@@ -5,8 +5,8 @@
 
 namespace bitnet::avx2 {
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
-static constexpr int prefetch_bytes = 8192;
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
+static constexpr int prefetch_bytes = 16384;
 
 struct F32 {
     using Element = float;
@@ -106,7 +106,8 @@ static void dot_3x2(const typename Type::Element *rows, size_t stride, int n, co
     __builtin_memcpy(out + out_stride, of + 4, 3 * sizeof *out);
 }
 
-// Two rows times one vector, for rows that are read once, from memory. Two, because one row alone waits for its adder.
+// Two rows times one vector, for rows that are read once, from memory. Two, because one row alone waits for its adder;
+// lines are asked for in the order in which they lie in memory.
 template <class Type>
 static void stream_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *x,
                         float *out) {
@@ -114,10 +115,11 @@ static void stream_rows(const typename Type::Element *rows, size_t stride, int n
     for (; r + 2 <= n_rows; r += 2) {
         const auto *a = rows + size_t(r) * stride, *b = a + stride;
         Lanes s = {_mm256_setzero_ps(), _mm256_setzero_ps()}, t = s;
+        const char *ahead = reinterpret_cast<const char *>(a) + prefetch_bytes;
+        constexpr int step_bytes = 2 * 16 * int(sizeof *a);  // of both rows
         int i = 0;
-        for (; i + 16 <= n; i += 16) {
-            _mm_prefetch(reinterpret_cast<const char *>(a + i) + prefetch_bytes, _MM_HINT_T1);
-            _mm_prefetch(reinterpret_cast<const char *>(b + i) + prefetch_bytes, _MM_HINT_T1);
+        for (; i + 16 <= n; i += 16, ahead += step_bytes) {
+            for (int line = 0; line < step_bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
             const __m256 v0 = _mm256_loadu_ps(x + i), v1 = _mm256_loadu_ps(x + i + 8);
             add(s, Type::load(a + i), Type::load(a + i + 8), v0, v1);
             add(t, Type::load(b + i), Type::load(b + i + 8), v0, v1);

@@ -1,12 +1,13 @@
 // Float rows times a vector, and weighted sums of rows, with AVX-512: one register is the 16 lanes.
 #define BITNET_ISA avx512vnni
 #include "core/kernels/declare.h"
+#include "core/kernels/pace_x86.h"
 #include <immintrin.h>
 
 namespace bitnet::avx512vnni {
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
-static constexpr int prefetch_bytes = 8192;
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
+static constexpr int prefetch_bytes = 16384;
 
 static __mmask16 tail_mask(int n) { return __mmask16((1u << n) - 1u); }
 
@@ -111,7 +112,8 @@ static void dot_1xj(const typename Type::Element *row, int n, const float *x, si
     for (int j = 0; j < J; ++j) out[size_t(j) * out_stride] = tree(s[0][j]);
 }
 
-// Two rows times one vector, for rows that are read once, from memory. Two, because one row alone waits for its adder.
+// Two rows times one vector, for rows that are read once, from memory. Two, because one row alone waits for its adder
+// and leaves memory idle; lines are asked for ahead in the order in which they lie there.
 template <class Type>
 static void stream_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *x,
                         float *out) {
@@ -119,13 +121,15 @@ static void stream_rows(const typename Type::Element *rows, size_t stride, int n
     for (; r + 2 <= n_rows; r += 2) {
         const auto *a = rows + size_t(r) * stride, *b = a + stride;
         __m512 s = _mm512_setzero_ps(), t = s;
+        const char *ahead = reinterpret_cast<const char *>(a) + prefetch_bytes;
+        constexpr int step_bytes = 2 * 16 * int(sizeof *a);  // of both rows
         int i = 0;
-        for (; i + 16 <= n; i += 16) {
-            _mm_prefetch(reinterpret_cast<const char *>(a + i) + prefetch_bytes, _MM_HINT_T1);
-            _mm_prefetch(reinterpret_cast<const char *>(b + i) + prefetch_bytes, _MM_HINT_T1);
+        for (; i + 16 <= n; i += 16, ahead += step_bytes) {
+            for (int line = 0; line < step_bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
             const __m512 v = _mm512_loadu_ps(x + i);
             s = _mm512_add_ps(s, _mm512_mul_ps(Type::load(a + i), v));
             t = _mm512_add_ps(t, _mm512_mul_ps(Type::load(b + i), v));
+            if constexpr (sizeof *a == 2) pace<16>();
         }
         if (i < n) {
             const __mmask16 mask = tail_mask(n - i);

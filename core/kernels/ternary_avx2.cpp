@@ -20,7 +20,7 @@ static inline void dot_add(__m256i &sum, __m256i codes, __m256i x) {
 
 // ---- one token --------------------------------------------------------------------------------------------------
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
 static constexpr int prefetch_bytes = 8192;
 
 // Two of the four fields are masked where they stand, which multiplies them by 4: `fours` holds 4 times its sum. A pair
@@ -44,18 +44,18 @@ template <int R>
 static inline void row_sums(const uint8_t *rows, size_t row_bytes, int n_groups, const int8_t *x, __m256i (&total)[R]) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) total[r] = _mm256_setzero_si256();
+    const uint8_t *ahead = rows + prefetch_bytes;  // in the order in which the lines of the rows lie in memory
     for (int g = 0; g < n_groups;) {
         const int end = g + groups_per_word < n_groups ? g + groups_per_word : n_groups;
         Words s[R];
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) s[r].ones = s[r].fours = _mm256_setzero_si256();
-        for (; g < end; ++g)
+        for (; g < end; ++g, ahead += 32 * R) {
+            _mm_prefetch(reinterpret_cast<const char *>(ahead), _MM_HINT_T0);
 #pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) {
-                const uint8_t *b = rows + size_t(r) * row_bytes + size_t(g) * 32;
-                _mm_prefetch(reinterpret_cast<const char *>(b + prefetch_bytes), _MM_HINT_T1);
-                add_group(s[r], load32(b), x + g * 128);
-            }
+            for (int r = 0; r < R; ++r)
+                add_group(s[r], load32(rows + size_t(r) * row_bytes + size_t(g) * 32), x + g * 128);
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
             total[r] =

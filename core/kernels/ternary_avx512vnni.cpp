@@ -2,6 +2,7 @@
 // into an int32.
 #define BITNET_ISA avx512vnni
 #include "core/kernels/declare.h"
+#include "core/kernels/pace_x86.h"
 #include <immintrin.h>
 
 namespace bitnet::avx512vnni {
@@ -17,22 +18,35 @@ static inline void dot_add(__m512i &sum, __m512i codes, __m512i x) {
 
 // ---- one token --------------------------------------------------------------------------------------------------
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
 static constexpr int prefetch_bytes = 8192;
 
-// x in the order in which 64 bytes of codes, two groups, meet it: field k of both groups side by side. A lone last
-// group fills the lower half; the upper is 0.
-static void arrange(const int8_t *x, int n_groups, int8_t *out) {
-    int g = 0;
-    for (; g + 2 <= n_groups; g += 2)
-        for (int k = 0; k < 4; ++k) {
-            const __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(load32(x + g * 128 + k * 32)),
-                                                 load32(x + g * 128 + 128 + k * 32), 1);
-            _mm512_store_si512(out + g * 128 + k * 64, v);
-        }
-    if (g < n_groups)
-        for (int k = 0; k < 4; ++k)
-            _mm512_store_si512(out + g * 128 + k * 64, _mm512_zextsi256_si512(load32(x + g * 128 + k * 32)));
+// Where a row's pairs of groups begin and whether each is a cache line: a load across two lines costs half of the
+// memory's speed, and GGUF aligns tensors to 32 bytes only.
+struct Pairs {
+    int n;      // pairs of groups in order
+    int first;  // the group that the first of them begins with: 1 where that is what makes a pair a line
+    int ends;   // groups left over: the last one; or, with first == 1, the first and the last, taken together
+};
+static inline Pairs pairs_of(const uint8_t *codes, int n_groups) {
+    // With an odd number of groups the place of a line changes from row to row.
+    if (n_groups % 2) return {n_groups / 2, 0, 1};
+    if (reinterpret_cast<uintptr_t>(codes) % 64 == 32) return {n_groups / 2 - 1, 1, 2};
+    return {n_groups / 2, 0, 0};
+}
+
+// x in the order in which the blocks meet it: field k of both groups of a pair side by side; the ends last, where a
+// lone group fills the lower half and the upper is 0.
+static void arrange(const int8_t *x, int n_groups, const Pairs &pairs, int8_t *out) {
+    const auto field = [&](int group, int k) { return load32(x + group * 128 + k * 32); };
+    for (int i = 0; i < pairs.n; ++i)
+        for (int k = 0; k < 4; ++k, out += 64)
+            _mm512_store_si512(out, _mm512_inserti64x4(_mm512_castsi256_si512(field(2 * i + pairs.first, k)),
+                                                       field(2 * i + pairs.first + 1, k), 1));
+    for (int k = 0; k < 4 && pairs.ends == 1; ++k, out += 64)
+        _mm512_store_si512(out, _mm512_zextsi256_si512(field(n_groups - 1, k)));
+    for (int k = 0; k < 4 && pairs.ends == 2; ++k, out += 64)
+        _mm512_store_si512(out, _mm512_inserti64x4(_mm512_castsi256_si512(field(0, k)), field(n_groups - 1, k), 1));
 }
 
 struct Sums {
@@ -51,14 +65,24 @@ static inline __m512i total(const Sums &s) {
                             _mm512_add_epi32(_mm512_srai_epi32(s.field[2], 2), s.field[3]));
 }
 
-static inline __m512i row_sums(const uint8_t *row, int n_groups, const int8_t *x) {
-    Sums s = {{_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()}};
-    int g = 0;
-    for (; g + 2 <= n_groups; g += 2) {
-        _mm_prefetch(reinterpret_cast<const char *>(row + g * 32 + prefetch_bytes), _MM_HINT_T1);
-        add_block(s, load64(row + g * 32), x + g * 128);
+static inline __m512i ends(const uint8_t *row, int last, int n) {
+    if (n == 1) return _mm512_zextsi256_si512(load32(row + last));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load32(row)), load32(row + last), 1);
+}
+
+static inline __m512i row_sums(const uint8_t *row, int n_groups, const Pairs &pairs, const int8_t *x) {
+    const __m512i zero = _mm512_setzero_si512();
+    Sums s = {{zero, zero, zero, zero}};
+    const uint8_t *p = row + pairs.first * 32;
+    for (int i = 0; i < pairs.n; ++i, p += 64, x += 256) {
+        _mm_prefetch(reinterpret_cast<const char *>(p) + prefetch_bytes, _MM_HINT_T0);
+        add_block(s, load64(p), x);
+        pace<17>();
     }
-    if (g < n_groups) add_block(s, _mm512_zextsi256_si512(load32(row + g * 32)), x + g * 128);
+    if (pairs.ends) {
+        _mm_prefetch(reinterpret_cast<const char *>(p) + prefetch_bytes, _MM_HINT_T0);
+        add_block(s, ends(row, (n_groups - 1) * 32, pairs.ends), x);
+    }
     return total(s);
 }
 
@@ -76,19 +100,20 @@ void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, i
     int8_t *arranged = reinterpret_cast<int8_t *>(scratch);
     const int n_groups = n_in / 128;
     const size_t row_bytes = size_t(n_in) / 4;
-    arrange(x, n_groups, arranged);
+    const Pairs pairs = pairs_of(codes, n_groups);
+    arrange(x, n_groups, pairs, arranged);
     int r = 0;
     for (; r + 4 <= n_rows; r += 4) {
         const uint8_t *row = codes + size_t(r) * row_bytes;
-        const __m512i a = row_sums(row, n_groups, arranged);
-        const __m512i b = row_sums(row + row_bytes, n_groups, arranged);
-        const __m512i c = row_sums(row + 2 * row_bytes, n_groups, arranged);
-        const __m512i d = row_sums(row + 3 * row_bytes, n_groups, arranged);
+        const __m512i a = row_sums(row, n_groups, pairs, arranged);
+        const __m512i b = row_sums(row + row_bytes, n_groups, pairs, arranged);
+        const __m512i c = row_sums(row + 2 * row_bytes, n_groups, pairs, arranged);
+        const __m512i d = row_sums(row + 3 * row_bytes, n_groups, pairs, arranged);
         _mm_storeu_si128(reinterpret_cast<__m128i *>(acc + r),
                          _mm_sub_epi32(sum_each(a, b, c, d), _mm_set1_epi32(x_sum)));
     }
     for (; r < n_rows; ++r)
-        acc[r] = _mm512_reduce_add_epi32(row_sums(codes + size_t(r) * row_bytes, n_groups, arranged)) - x_sum;
+        acc[r] = _mm512_reduce_add_epi32(row_sums(codes + size_t(r) * row_bytes, n_groups, pairs, arranged)) - x_sum;
 }
 
 // ---- several tokens ---------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ static inline void dot_add(__m256i &sum, __m256i codes, __m256i x) {
 
 // ---- one token --------------------------------------------------------------------------------------------------
 
-// Bytes ahead that rows are asked for, into the second cache: they are read once, from memory (core/DESIGN.md).
+// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
 static constexpr int prefetch_bytes = 8192;
 
 // The fields are masked, not shifted down: field k counts 4^(3 - k) times, and the total is divided, exactly.
@@ -38,17 +38,18 @@ static inline void row_sums(const uint8_t *rows, size_t row_bytes, int n_groups,
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) s[r][k] = _mm256_setzero_si256();
-    for (int g = 0; g < n_groups; ++g, x += 128)
+    const uint8_t *ahead = rows + prefetch_bytes;  // in the order in which the lines of the rows lie in memory
+    for (int g = 0; g < n_groups; ++g, x += 128, ahead += 32 * R) {
+        _mm_prefetch(reinterpret_cast<const char *>(ahead), _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-            const uint8_t *p = rows + size_t(r) * row_bytes + size_t(g) * 32;
-            _mm_prefetch(reinterpret_cast<const char *>(p + prefetch_bytes), _MM_HINT_T1);
-            const __m256i b = load32(p);
+            const __m256i b = load32(rows + size_t(r) * row_bytes + size_t(g) * 32);
             dot_add(s[r][0], _mm256_and_si256(b, _mm256_set1_epi8(char(0xc0))), load32_aligned(x));
             dot_add(s[r][1], _mm256_and_si256(b, _mm256_set1_epi8(0x30)), load32_aligned(x + 32));
             dot_add(s[r][2], _mm256_and_si256(b, _mm256_set1_epi8(0x0c)), load32_aligned(x + 64));
             dot_add(s[r][3], _mm256_and_si256(b, _mm256_set1_epi8(0x03)), load32_aligned(x + 96));
         }
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
         total[r] = _mm256_add_epi32(_mm256_add_epi32(_mm256_srai_epi32(s[r][0], 6), _mm256_srai_epi32(s[r][1], 4)),
