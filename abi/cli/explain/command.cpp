@@ -47,7 +47,7 @@ int run_explain(Arguments &arguments) {
         report.path = arguments.program.command.front();
         report.facts.push_back(rerun.found);
     } else {
-        report = explain::explain(model.get(), explain::read_recording(arguments.trace), arguments.options);
+        report = explain::explain(model.get(), recording::read_recording(arguments.trace), arguments.options);
     }
     for (const std::string &error : report.errors) print_error("explain: " + error);
     write_stdout(arguments.format == "json" ? render_json(report) : render_text(report));

@@ -5,11 +5,14 @@
 #include <cstring>
 #include <limits>
 
-#include "abi/cli/explain/npy.h"
+#include "abi/cli/recording/npy.h"
 #include "abi/cli/session.h"
 #include "abi/cli/terminal.h"
 
 namespace bitnet::explain {
+
+using recording::dtype_bytes;
+using recording::value_at;
 
 namespace {
 
@@ -46,24 +49,6 @@ double allowed_for(int32_t stage, int32_t dtype, int32_t position, const Toleran
     if (dtype == BITNET_DTYPE_F16) allowed += f16_recording;
     if (dtype == BITNET_DTYPE_BF16) allowed += bf16_recording;
     return allowed * tolerances.factor;
-}
-
-double value_at(const char *data, int32_t dtype, size_t i) {
-    if (dtype == BITNET_DTYPE_I8) return static_cast<signed char>(data[i]);
-    uint32_t bits = 0;
-    std::memcpy(&bits, data + i * dtype_bytes(dtype), dtype_bytes(dtype));
-    if (dtype == BITNET_DTYPE_I32) return static_cast<int32_t>(bits);
-    if (dtype == BITNET_DTYPE_BF16) bits <<= 16;
-    if (dtype == BITNET_DTYPE_F16) {
-        const uint32_t exponent = bits >> 10 & 31, mantissa = bits & 1023;
-        const double size = exponent == 31 ? (mantissa ? NAN : infinity)
-                            : exponent     ? std::ldexp(1024.0 + mantissa, int(exponent) - 25)
-                                           : std::ldexp(double(mantissa), -24);
-        return bits & 0x8000 ? -size : size;
-    }
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
 }
 
 // A row of ours against the recorded one.

@@ -8,10 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "abi/cli/explain/recording.h"
+#include "abi/cli/recording/recording.h"
 #include "bitnet_c.h"
 
 namespace bitnet::explain {
+
+using recording::Key;
+using recording::Recording;
+using recording::Rows;
 
 using ReplayHandle = std::unique_ptr<bitnet_replay_t, decltype(&bitnet_replay_free)>;
 

@@ -125,7 +125,7 @@ Recording find_recording(const std::string &folder, const Tokens &tokens) {
     if (paths.empty()) throw CommandError("explain: the program recorded nothing when it was run again");
     std::sort(paths.begin(), paths.end());
     for (const std::string &path : paths) {
-        Recording recording = read_recording(path);
+        Recording recording = recording::read_recording(path);
         if (recording.tokens == tokens) return recording;
     }
     throw CommandError("explain: the program evaluated other tokens when it was run again: its records say nothing about them");

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "abi/cli/explain/recording.h"
+#include "abi/cli/recording/recording.h"
 #include "abi/cli/temporary_folder.h"
 #include "bitnet_c.h"
 
@@ -16,7 +16,7 @@ struct RerunOptions {
 };
 
 struct Rerun {
-    Recording recording;
+    recording::Recording recording;
     std::string found;  // "position 5, ..." and why there
 };
 

@@ -88,7 +88,7 @@ std::string recording_in(const std::string &folder) {
 }
 
 Document explain_recording(const ReportOptions &options, const std::string &path) {
-    const explain::Recording recording = explain::read_recording(path);
+    const recording::Recording recording = recording::read_recording(path);
     const ModelHandle model = load_model(options.model);
     const explain::Report explained = explain::explain(model.get(), recording, {});
     for (const std::string &error : explained.errors) print_error("report: " + error);

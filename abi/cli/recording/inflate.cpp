@@ -1,11 +1,11 @@
-#include "abi/cli/explain/inflate.h"
+#include "abi/cli/recording/inflate.h"
 
 #include <algorithm>
 #include <array>
 
 #include "abi/cli/terminal.h"
 
-namespace bitnet::explain {
+namespace bitnet::recording {
 
 namespace {
 
@@ -243,4 +243,4 @@ std::vector<ZipEntry> read_zip(const std::string &path, std::string_view archive
     }
 }
 
-}  // namespace bitnet::explain
+}  // namespace bitnet::recording

@@ -1,12 +1,13 @@
-#include "abi/cli/explain/npy.h"
+#include "abi/cli/recording/npy.h"
 
 #include <charconv>
+#include <cmath>
 #include <cstring>
 
 #include "abi/cli/terminal.h"
 #include "bitnet_c.h"
 
-namespace bitnet::explain {
+namespace bitnet::recording {
 
 namespace {
 
@@ -72,6 +73,24 @@ size_t dtype_bytes(int32_t dtype) {
     return dtype == BITNET_DTYPE_I8 ? 1 : dtype == BITNET_DTYPE_F16 || dtype == BITNET_DTYPE_BF16 ? 2 : 4;
 }
 
+double value_at(const char *data, int32_t dtype, size_t i) {
+    if (dtype == BITNET_DTYPE_I8) return static_cast<signed char>(data[i]);
+    uint32_t bits = 0;
+    std::memcpy(&bits, data + i * dtype_bytes(dtype), dtype_bytes(dtype));
+    if (dtype == BITNET_DTYPE_I32) return static_cast<int32_t>(bits);
+    if (dtype == BITNET_DTYPE_BF16) bits <<= 16;
+    if (dtype == BITNET_DTYPE_F16) {
+        const uint32_t exponent = bits >> 10 & 31, mantissa = bits & 1023;
+        const double size = exponent == 31 ? (mantissa ? NAN : HUGE_VAL)
+                            : exponent     ? std::ldexp(1024.0 + mantissa, int(exponent) - 25)
+                                           : std::ldexp(double(mantissa), -24);
+        return bits & 0x8000 ? -size : size;
+    }
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 Array parse_npy(std::string_view file) {
     if (file.size() < 12 || file.substr(0, 6) != "\x93NUMPY") throw CommandError("not an NPY file");
     const auto byte = [&](size_t at) { return size_t(static_cast<unsigned char>(file[at])); };
@@ -111,4 +130,4 @@ Array parse_npy(std::string_view file) {
     return array;
 }
 
-}  // namespace bitnet::explain
+}  // namespace bitnet::recording

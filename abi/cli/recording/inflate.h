@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace bitnet::explain {
+namespace bitnet::recording {
 
 // The `n_bytes` that the deflated `data` stands for. Throws CommandError when it is damaged or of another size.
 std::string inflate(std::string_view data, size_t n_bytes);
@@ -19,4 +19,4 @@ struct ZipEntry {
 // Every file of an archive, in its order, checked by its CRC-32. Throws CommandError beginning with `path`.
 std::vector<ZipEntry> read_zip(const std::string &path, std::string_view archive);
 
-}  // namespace bitnet::explain
+}  // namespace bitnet::recording
