@@ -22,7 +22,8 @@ def table(result):
     pairs, control, legal = kinds["pairs"], kinds["control"], kinds["legal"]
     out.append(f"| two of these at once | {pairs['engines']} | {pairs['place']} | both: {pairs['cause']} |")
     alarms = control["engines"] - control["place"] + legal["engines"] - legal["place"]
-    out.append(f"| nothing: legal variations, {result['prompts']} prompts each | {control['engines'] + legal['engines']} | "
+    out.append(f"| nothing: legal variations, each {result['prompts']} prompts on the demo model, {result['prompts_other']} on each "
+               f"other | {control['engines'] + legal['engines']} | "
                f"false alarms: {alarms} | |")
     return out
 
@@ -33,6 +34,9 @@ def missed(result):
         lines = ["Nothing was missed."]
     if result["unchanged"]:
         lines += ["", "Left out, as they change no bit of what was recorded: " + "; ".join(f"`{x}`" for x in result["unchanged"]) + "."]
+    if result["hidden"]:
+        lines += ["", f"Not among the pairs: {len(result['hidden'])} of which one fault hides the other to the bit "
+                  "(`corpus.json` lists them)."]
     return lines
 
 
