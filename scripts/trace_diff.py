@@ -1,24 +1,30 @@
 #!/usr/bin/env python3
 """Where does trace B leave trace A? What `bitnet diff` decides, with Python's standard library alone.
 
-    trace_diff.py A B [--tolerance auto|exact|NUMBER] [--ignore KEY]... [--allow-missing] [--format text|json]
+    trace_diff.py A B [--tolerance auto|exact|ties|NUMBER] [--ignore KEY]... [--allow-missing] [--format text|json]
 
 A and B are traces in JSONL (schema 1 of plugins/TRACE_FORMAT.md): a file, or a folder whose *.jsonl are read in name order.
 BitNet-rs's records serve as well: a folder of *.trace files, one JSON object each, or JSONL of such objects. They have a hash
 and a root mean square but no sketch, so between them and other records equal bits agree, sizes too far apart differ, and
-nothing else can be judged. Verdict, exit code and first difference are those of `bitnet diff` (abi/cli/diff/DIFF.md);
+nothing else can be judged. So do raw values: a folder of the npy plugin, or an .npz of arrays. Where both sides have them, distances are
+exact, and codes that differ are explained by rounding ties or are not. Verdict, exit code and first difference are those of `bitnet diff` (abi/cli/diff/DIFF.md);
 what goes beyond them, the operation at fault, the growth over the layers and envelopes (--envelope), is `bitnet diff`'s alone.
 
 Exit codes: 0 match, 1 divergence, 2 error. The report goes to stdout, errors to stderr.
 """
 
 import argparse
+import ast
 import base64
 import ctypes
 import json
 import math
 import re
+import struct
 import sys
+import zipfile
+from array import array
+from functools import cached_property
 from pathlib import Path
 
 SCHEMA = 1
@@ -44,6 +50,12 @@ MATCH, DIVERGENCE, ERROR = 0, 1, 2
 VERDICTS = ("match", "divergence", "error")
 SKETCH = re.compile(r"[A-Za-z0-9+/]{342}==\Z")
 PROBLEMS_SHOWN = 8
+# How far from k + 0.5 the real value of a code may lie for either neighbour to be right, in steps; what the last bit of its
+# largest value leaves to a scale; leaps over the inputs that rounding never makes.
+TIE_DISTANCE, SCALE_DISTANCE = 4e-5, 2.4e-7
+CODE_MAX, ABSMAX_MIN = 127.0, 1e-5
+FLIP_NOISE, JUMP_FACTOR, SKETCH_FLOOR = 1e-2, 100.0, 1e-7
+RAW_POSITIONS_MAX = 1 << 20
 
 
 class LineError(Exception):
@@ -224,7 +236,7 @@ class Run:
 
 class Trace:
     def __init__(self, path):
-        self.path = path
+        self.path, self.raw = path, None  # rows by key, of a side that holds raw values
         self.runs, self.records = [], []
         self.problems, self.incomplete = [], []
         self.n_unparsable = self.n_duplicate = 0
@@ -356,6 +368,24 @@ def layer_count(run):
     return 0
 
 
+def parse_run(fields):
+    """The run and its number in the file."""
+    v = mandatory(fields, ("run", "schema", "engine", "engine_version", "model_hash", "hyperparameters", "semantics", "tokens"))
+    run, number_in_file = Run(), count("run", v["run"])
+    if integer("schema", v["schema"]) != SCHEMA:
+        bad("schema", v["schema"], str(SCHEMA))
+    run.engine, run.engine_version = text_of("engine", v["engine"]), text_of("engine_version", v["engine_version"])
+    run.model_hash = text_or_empty("model_hash", v["model_hash"])
+    run.hyperparameters = text_pairs("hyperparameters", v["hyperparameters"])
+    run.semantics = text_pairs("semantics", v["semantics"])
+    run.tokens = list(enumerate(token_ids(v["tokens"]) or []))
+    for name in ("model_path", "architecture", "isa", "kv_type"):
+        for key, value in fields:
+            if key == name:
+                setattr(run, name, text_or_empty(name, value))
+    return run, number_in_file
+
+
 class JsonlReader:
     """Puts the lines of one file into the trace."""
 
@@ -408,20 +438,7 @@ class JsonlReader:
         kinds[kind](fields)
 
     def take_run(self, fields):
-        v = mandatory(fields, ("run", "schema", "engine", "engine_version", "model_hash", "hyperparameters", "semantics",
-                               "tokens"))
-        run, number_in_file = Run(), count("run", v["run"])
-        if integer("schema", v["schema"]) != SCHEMA:
-            bad("schema", v["schema"], str(SCHEMA))
-        run.engine, run.engine_version = text_of("engine", v["engine"]), text_of("engine_version", v["engine_version"])
-        run.model_hash = text_or_empty("model_hash", v["model_hash"])
-        run.hyperparameters = text_pairs("hyperparameters", v["hyperparameters"])
-        run.semantics = text_pairs("semantics", v["semantics"])
-        run.tokens = list(enumerate(token_ids(v["tokens"]) or []))
-        for name in ("model_path", "architecture", "isa", "kv_type"):
-            for key, value in fields:
-                if key == name:
-                    setattr(run, name, text_or_empty(name, value))
+        run, number_in_file = parse_run(fields)
         if self.open_run is not None:
             self.problem(f"cut short: run {self.open_run} has no run_end before line {self.line}")
             self.finish_run(None)
@@ -546,7 +563,322 @@ def read_trace_file(trace, path):
             trace.problems.append(f"{printable(str(path))}:{line}: {printable(str(error))}")
 
 
+# --- raw values ------------------------------------------------------------------------------------------------------
+
+ROUNDS = (tuple(range(16)), (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8))
+BLAKE3_IV = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
+CHUNK_START, CHUNK_END, PARENT, ROOT = 1, 2, 4, 8
+MIXED = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15), (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14))
+
+
+def blake3_compress(chaining, words, counter, length, flags):
+    s = [*chaining, *BLAKE3_IV[:4], counter & UINT32_MAX, counter >> 32, length, flags]
+    for turn in range(7):
+        for i, (a, b, c, d) in enumerate(MIXED):
+            for word, first, second in ((words[2 * i], 16, 12), (words[2 * i + 1], 8, 7)):
+                s[a] = (s[a] + s[b] + word) & UINT32_MAX
+                x = s[d] ^ s[a]
+                s[d] = (x >> first | x << (32 - first)) & UINT32_MAX
+                s[c] = (s[c] + s[d]) & UINT32_MAX
+                x = s[b] ^ s[c]
+                s[b] = (x >> second | x << (32 - second)) & UINT32_MAX
+        if turn < 6:
+            words = [words[i] for i in ROUNDS[1]]
+    return [s[i] ^ s[i + 8] for i in range(8)]
+
+
+def blake3_chunk(data, counter, root):
+    """Chaining value of at most 1024 bytes."""
+    value, blocks = list(BLAKE3_IV), [data[i:i + 64] for i in range(0, len(data), 64)] or [b""]
+    for i, block in enumerate(blocks):
+        flags = CHUNK_START * (i == 0) | (CHUNK_END | ROOT * root) * (i == len(blocks) - 1)
+        value = blake3_compress(value, struct.unpack("<16I", block.ljust(64, b"\0")), counter, len(block), flags)
+    return value
+
+
+def blake3_tree(data, first_chunk, root):
+    if len(data) <= 1024:
+        return blake3_chunk(data, first_chunk, root)
+    left = 1024
+    while left * 2 < len(data):  # the left side is the largest power of two that leaves something
+        left *= 2
+    words = blake3_tree(data[:left], first_chunk, False) + blake3_tree(data[left:], first_chunk + left // 1024, False)
+    return blake3_compress(BLAKE3_IV, words, 0, 64, PARENT | ROOT * root)
+
+
+def blake3_hex(data):
+    return struct.pack("<8I", *blake3_tree(data, 0, True)).hex()
+
+
+def mix(x):
+    z = (x + 1) * 0x9E3779B97F4A7C15 & UINT64_MAX
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & UINT64_MAX
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & UINT64_MAX
+    return z ^ z >> 31
+
+
+def to_f32(value):
+    try:
+        return f32(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+# NPY's name: dtype of a record, bytes of an element there
+NPY_TYPES = {"<f4": ("F32", 4), "<f2": ("F16", 2), "<u2": ("BF16", 2), "|i1": ("I8", 1), "<i4": ("I32", 4), "<i8": ("I32", 8),
+             "<f8": ("F32", 8)}
+
+
+def parse_npy(data):
+    """(dtype, shape, bytes of the values)"""
+    if len(data) < 12 or data[:6] != b"\x93NUMPY":
+        raise LineError("not an NPY file")
+    begin = 12 if data[6] > 1 else 10
+    n_header = int.from_bytes(data[8:begin], "little")
+    if n_header > len(data) - begin:
+        raise LineError("it ends inside its header")
+    try:
+        header = ast.literal_eval(data[begin:begin + n_header].decode("latin-1").strip())
+        descr, fortran, shape = header["descr"], header["fortran_order"], tuple(header["shape"])
+    except (ValueError, SyntaxError, KeyError, TypeError) as error:
+        raise LineError(f"its header is damaged: {error}") from None
+    if fortran:
+        raise LineError("it is in Fortran order: expected C order")
+    if descr not in NPY_TYPES or not all(is_int(size) and size >= 0 for size in shape):
+        raise LineError(f"type {descr}: expected {', '.join(NPY_TYPES)}")
+    dtype, n_bytes = NPY_TYPES[descr]
+    values = data[begin + n_header:]
+    if len(values) != n_bytes * math.prod(shape):
+        raise LineError(f"{len(values)} bytes of values: expected {n_bytes * math.prod(shape)}, by its header")
+    if descr == "<i8":
+        wide = struct.unpack(f"<{len(values) // 8}q", values)
+        if any(not -(1 << 31) <= value < 1 << 31 for value in wide):
+            raise LineError("a number in it does not fit in 32 bits")
+        values = struct.pack(f"<{len(wide)}i", *wide)
+    elif descr == "<f8":
+        values = struct.pack(f"<{len(values) // 8}f", *(to_f32(value) for value in struct.unpack(f"<{len(values) // 8}d", values)))
+    return dtype, shape, values
+
+
+ELEMENT_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "I32": 4}
+
+
+class RawRecord:
+    """A row's values, and on demand what a record says of them."""
+    bare = position_assumed = False
+
+    def __init__(self, key, dtype, data, place):
+        self.key, self.dtype, self.data, self.place = key, dtype, data, place
+        self.n = len(data) // ELEMENT_BYTES[dtype]
+
+    @cached_property
+    def values(self):
+        if self.dtype == "BF16":
+            bits = array("I", [half << 16 for half in struct.unpack(f"<{self.n}H", self.data)])
+            return struct.unpack(f"<{self.n}f", struct.pack(f"<{self.n}I", *bits))
+        return struct.unpack(f"<{self.n}{ {'F32': 'f', 'F16': 'e', 'I8': 'b', 'I32': 'i'}[self.dtype]}", self.data)
+
+    @cached_property
+    def finite(self):
+        return [value for value in self.values if math.isfinite(value)]
+
+    @cached_property
+    def blake3(self):
+        return blake3_hex(self.data)
+
+    nan = cached_property(lambda self: sum(value != value for value in self.values))
+    inf = cached_property(lambda self: self.n - len(self.finite) - self.nan)
+    zeros = cached_property(lambda self: sum(value == 0 for value in self.finite))
+    min = cached_property(lambda self: min(self.finite, default=0.0))
+    max = cached_property(lambda self: max(self.finite, default=0.0))
+    absmax = cached_property(lambda self: max(abs(self.min), abs(self.max)))
+
+    @cached_property
+    def squares(self):
+        total = 0.0
+        for value in self.finite:
+            total += value * value
+        return total
+
+    l2 = cached_property(lambda self: math.sqrt(self.squares))
+    rms = cached_property(lambda self: math.sqrt(self.squares / len(self.finite)) if self.finite else 0.0)
+    mean = cached_property(lambda self: math.fsum(self.finite) / len(self.finite) if self.finite else 0.0)
+
+    @cached_property
+    def argmax(self):
+        return self.values.index(self.max) if self.finite else None
+
+    @cached_property
+    def top(self):
+        order = sorted((i for i, value in enumerate(self.values) if value == value), key=lambda i: (-abs(self.values[i]), i))
+        return [(i, to_f32(self.values[i])) for i in order[:8]]
+
+    @cached_property
+    def sketch(self):
+        buckets = [0.0] * 64
+        for block in range((self.n + 63) // 64):
+            signs, mask = mix(2 * block), mix(2 * block + 1) & 63
+            for p, value in enumerate(self.values[64 * block:64 * block + 64]):
+                if math.isfinite(value):
+                    buckets[p ^ mask] += -value if signs >> p & 1 else value
+        return [to_f32(value) for value in buckets]
+
+
+def exact_distance(a, b):
+    """L2 distance over A's L2, of what is finite."""
+    if a.n != b.n:
+        return math.nan
+    error = size = 0.0
+    for x, y in zip(a.values, b.values):
+        if math.isfinite(x) != math.isfinite(y):
+            return math.nan
+        if math.isfinite(x):
+            error += (x - y) * (x - y)
+            size += x * x
+    return 0.0 if error == 0 else math.sqrt(error) / math.sqrt(size) if size else math.inf
+
+
+ROW_NAME = re.compile(r"([0-9]+)-t([0-9]+)(?:-blk([0-9]+))?-([^-]+)\.npy\Z")
+
+
+class RawReader:
+    """Puts the rows of one side into its trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+        trace.raw = {}
+
+    def unparsable(self, text):
+        self.trace.n_unparsable += 1
+        self.trace.problems.append(printable(text, 400))
+
+    def add(self, layer, stage, position, dtype, data, place):
+        fits = layer == -1 if stage in OUTSIDE_LAYERS else 0 <= layer < MAX_LAYERS
+        if not fits or not 0 <= position < MAX_POSITIONS:
+            raise LineError(f"layer {layer} or position {position}: none of this stage")
+        record = RawRecord(make_key(len(self.trace.runs) - 1, position, layer, NODE[stage]), dtype, data, place)
+        self.trace.raw.setdefault(record.key, record)
+        self.trace.add(record)
+
+    def set_tokens(self, first, tokens):
+        self.trace.runs[-1].tokens = [(first + i, token) for i, token in enumerate(tokens) if token is not None and token >= 0]
+
+    def read_run_json(self, path):
+        """How many rows it says there are."""
+        try:
+            fields = parse_object(path.read_bytes())
+            complete, record, first, tokens = (fields.first(key) for key in ("complete", "run", "first_position", "tokens"))
+            if not isinstance(complete, bool) or not isinstance(record, Pairs) or not is_int(first) or not isinstance(tokens, list):
+                raise LineError("complete, run, first_position or tokens: not as expected")
+            if first < 0 or first > RAW_POSITIONS_MAX or len(tokens) > RAW_POSITIONS_MAX:
+                raise LineError("more positions than there can be")
+            if not all(token is None or is_int(token) for token in tokens):
+                raise LineError("tokens: ids or null expected")
+            self.trace.runs[-1] = parse_run(record)[0]
+            self.set_tokens(first, tokens)
+            if not complete:
+                self.trace.problems.append(f"{printable(str(path.parent))}: cut short: its run.json says that the run is not complete")
+            return fields.first("records") or 0
+        except (OSError, LineError) as error:
+            self.unparsable(f"{path}: {error}")
+            return 0
+
+    def read_run(self, folder):
+        self.trace.runs.append(Run())
+        names = sorted(os_name for os_name in (file.name for file in folder.iterdir())
+                       if not os_name.startswith(".") and ".in-" not in os_name)
+        said = self.read_run_json(folder / "run.json") if "run.json" in names else 0
+        n = 0
+        for name in names:
+            if not name.endswith(".npy"):
+                continue
+            match = ROW_NAME.match(name)
+            if not match or match[4] not in NODE:
+                self.unparsable(f"{folder / name}: of no known stage, or no name of a row")
+                continue
+            n += 1
+            try:
+                dtype, _, data = parse_npy((folder / name).read_bytes())
+                self.add(int(match[3] or -1), match[4], int(match[2]), dtype, data, str(folder / name))
+            except (OSError, LineError) as error:
+                self.unparsable(f"{folder / name}: {error}")
+        if said and said != n:
+            self.trace.incomplete.append(f"{printable(str(folder / 'run.json'))} says {said} rows, {n} are there")
+
+    def read_npz(self, path):
+        self.trace.runs.append(Run())
+        arrays = []
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    arrays.append((name, archive.read(name)))
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            self.unparsable(f"{path}: {error}")
+            return
+        for name, data in arrays:
+            try:
+                self.add_array(name.removesuffix(".npy") if name.endswith(".npy") else "", name, data, path)
+            except LineError as error:
+                self.unparsable(f"{path}: array '{name}': {error}")
+
+    def add_array(self, name, entry, data, path):
+        match = re.fullmatch(r"(-?[0-9]+)/(.*)", name)
+        if name != "ids" and (not match or match[2] not in NODE):
+            raise LineError("of no known stage")
+        dtype, shape, values = parse_npy(data)
+        if name == "ids":
+            if dtype != "I32":
+                raise LineError("expected integers")
+            self.set_tokens(0, struct.unpack(f"<{len(values) // 4}i", values))
+            return
+        if not shape or shape[0] == 0:
+            raise LineError("it has no rows")
+        n, element = shape[0], ELEMENT_BYTES[dtype]
+        n_bytes = len(values) // n
+        for r in range(n):
+            row = values[r * n_bytes:(r + 1) * n_bytes]
+            if match[2] in ("attn_scores", "attn_scores_softmax"):  # filled up to the last position
+                line = n * element
+                row = b"".join(row[at:at + (r + 1) * element] for at in range(0, n_bytes - line + 1, line))
+            self.add(int(match[1]), match[2], r, dtype, row, f"{path}: {entry}[{r}]")
+
+
+def raw_folders(folder):
+    """The folder itself when it holds a run, else those named run-... in it."""
+    if any(file.name.endswith(".npy") or file.name == "run.json" for file in folder.iterdir()):
+        return [folder]
+    return sorted(file for file in folder.iterdir() if file.is_dir() and file.name.startswith("run-"))
+
+
+def read_raw(path):
+    """None when `path` holds no raw values."""
+    place = Path(path)
+    if not place.is_dir():
+        try:
+            with open(place, "rb") as file:
+                if file.read(4) != b"PK\3\4" and not path.endswith(".npz"):
+                    return None
+        except OSError:
+            return None
+        trace = Trace(path)
+        RawReader(trace).read_npz(path)
+        return trace
+    if any(file.name.endswith((".jsonl", ".jsonl.zst", ".trace")) for file in place.iterdir()):
+        return None
+    folders = raw_folders(place)
+    if not folders:
+        return None
+    trace = Trace(path)
+    reader = RawReader(trace)
+    for folder in folders:
+        reader.read_run(folder)
+    return trace
+
+
 def read_trace(path):
+    raw = read_raw(path)
+    if raw:
+        return raw
     trace = Trace(path)
     folder = Path(path)
     if not folder.is_dir():
@@ -562,7 +894,7 @@ def read_trace(path):
         if files[".zst"] and not files[".trace"]:
             JsonlReader(trace, files[".zst"][0]).read()
     if not any(files.values()):
-        trace.problems.append(f"{printable(path)}: no *.jsonl and no *.trace in this folder, at least one expected")
+        trace.problems.append(f"{printable(path)}: no *.jsonl, *.trace or *.npy and no run-... in this folder, at least one expected")
     return trace
 
 
@@ -663,11 +995,19 @@ def at_least(a, b):
     return difference / a.rms if difference and a.rms else math.inf if difference else 0.0
 
 
+def both_raw(a, b):
+    return isinstance(a, RawRecord) and isinstance(b, RawRecord)
+
+
 def same_bits(a, b):
+    if both_raw(a, b):
+        return a.dtype == b.dtype and a.data == b.data
     return a.blake3 == b.blake3 and a.n == b.n and a.dtype == b.dtype
 
 
 def relative_distance(a, b):
+    if both_raw(a, b):
+        return exact_distance(a, b)
     if a.n != b.n or a.nan != b.nan or a.inf != b.inf:
         return math.nan
     total = 0.0
@@ -680,6 +1020,9 @@ def relative_distance(a, b):
 
 
 def statistics_agree(a, b):
+    if both_raw(a, b):
+        return True
+
     def near(x, y, size):
         return abs(x - y) <= 1e-5 * size
 
@@ -711,6 +1054,286 @@ def logits_differ(a, b, distance):
     return a.max - rival > noise
 
 
+# --- codes, scales and sums ------------------------------------------------------------------------------------------
+
+ROUNDING, INPUTS, OPEN, UNKNOWN, WRONG = "rounding", "inputs", "open", "unknown", "wrong"
+OUTCOMES = (ROUNDING, INPUTS, OPEN, UNKNOWN, WRONG)  # from the best to the worst
+KINDS = {"codes": "codes", "scale": "scales", "acc": "sums"}
+LINEARS = {"q_proj": "attn_norm", "k_proj": "attn_norm", "v_proj": "attn_norm", "attn_out": "attn_sub_norm",
+           "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm", "ffn_out": "ffn_sub_norm"}
+RESIDUAL, EVERY_POSITION = "residual", "every position"
+
+
+def inputs_of(stage):
+    """What a stage is computed from: names, (name, EVERY_POSITION), or RESIDUAL, the stream that the layer before left."""
+    base, _, companion = stage.partition(".")
+    if companion:
+        return {"scale": (base,), "codes": (base, base + ".scale"), "acc": (LINEARS.get(base, "") + ".codes",)}[companion]
+    if base in LINEARS:
+        return base + ".acc", LINEARS[base] + ".scale"
+    return {"embeddings": (), "attn_norm": (RESIDUAL,), "q_rope": ("q_proj",), "k_rope": ("k_proj",),
+            "attn_scores": ("q_rope", ("k_rope", EVERY_POSITION)), "attn_scores_softmax": ("attn_scores",),
+            "attn_context": ("attn_scores_softmax", ("v_proj", EVERY_POSITION)), "attn_sub_norm": ("attn_context",),
+            "attn_residual": (RESIDUAL, "attn_out"), "ffn_norm": ("attn_residual",), "ffn_act": ("ffn_gate", "ffn_up"),
+            "ffn_sub_norm": ("ffn_act",), "layer_out": ("attn_residual", "ffn_out"), "final_norm": (RESIDUAL,),
+            "logits": ("final_norm",)}[base]
+
+
+def rounding_distance(stage, position):
+    """What the last bits of an operation at equal inputs may be apart."""
+    if stage in LINEARS:
+        return 5e-7
+    if stage.endswith("_rope"):
+        return 2e-6 + 1e-7 * position
+    return 5e-6 if stage in ("attn_scores", "attn_scores_softmax", "attn_context") else 2e-6
+
+
+def scale_by_formula(x, begin, end):
+    """127 over the largest magnitude, in f32."""
+    largest = f32(ABSMAX_MIN)
+    for value in x.values[begin:end]:
+        if abs(value) > largest:
+            largest = to_f32(abs(value))
+    return f32(CODE_MAX / largest)
+
+
+def relative(a, b):
+    return 0.0 if a == b else abs(a - b) / abs(a) if a else math.inf if b == b else math.nan
+
+
+class Quantised:
+    """What one engine's quantiser was given."""
+
+    def __init__(self, x, scale=None):
+        self.x, self.scale = x, scale
+
+    @cached_property
+    def formula(self):
+        return scale_by_formula(self.x, 0, self.x.n)
+
+    def real(self, i, n):
+        """The real value of code `i` of `n`."""
+        if not self.x or self.x.n != n:
+            return None
+        if not self.scale:
+            return self.x.values[i] * self.formula
+        if self.scale.n == 0 or n % self.scale.n:
+            return None
+        return self.x.values[i] * self.scale.values[i // (n // self.scale.n)]
+
+    def own_scale(self, i, n):
+        if not self.x or n == 0 or self.x.n % n:
+            return None
+        block = self.x.n // n
+        return scale_by_formula(self.x, i * block, (i + 1) * block)
+
+
+class IntegerPair:
+    """Two rows of integers or scales that differ: how many elements, by outcome."""
+
+    def __init__(self, a, b, differs_before):
+        self.a, self.b, self.n = a, b, a.n
+        self.one_sided = UNKNOWN if differs_before else WRONG
+        self.counts = dict.fromkeys(OUTCOMES, 0)
+        self.largest = self.farthest_tie = self.bound = 0.0
+        self.inputs_equal, self.missing, self.shown, self.outcome = False, "", None, ROUNDING
+
+    def run(self, classify):
+        for i, (a, b) in enumerate(zip(self.a.values, self.b.values)):
+            if a == b or (a != a and b != b):
+                continue
+            outcome, real_a, real_b = classify(i, a, b)
+            self.counts[outcome] += 1
+            if self.shown is None or OUTCOMES.index(outcome) > OUTCOMES.index(self.outcome):
+                self.outcome, self.shown = outcome, (i, a, b, real_a, real_b)
+        return self
+
+    def code(self, x_a, x_b):
+        def follows(real, code):
+            return abs(min(max(real, -CODE_MAX), CODE_MAX) - code) <= 0.5 + TIE_DISTANCE
+
+        def classify(i, a, b):
+            step, tie = abs(a - b), 0.5 * (a + b)
+            self.largest = max(self.largest, float(step))
+            real_a, real_b = x_a.real(i, self.n), x_b.real(i, self.n)
+            known = [real for real in (real_a, real_b) if real is not None]
+            if not known:
+                return UNKNOWN, None, None
+            off = [abs(real - tie) for real in known]
+            if step == 1 and all(distance <= TIE_DISTANCE for distance in off):
+                self.farthest_tie = max(self.farthest_tie, *off)
+                return ROUNDING, real_a, real_b
+            if len(known) == 1:
+                return self.one_sided, real_a, real_b
+            return INPUTS if follows(real_a, a) and follows(real_b, b) else WRONG, real_a, real_b
+        return self.run(classify)
+
+    def scale(self, x_a, x_b):
+        def classify(i, a, b):
+            off = relative(a, b)
+            self.largest = math.inf if math.isnan(off) else max(self.largest, off)
+            real_a, real_b = x_a.own_scale(i, self.n), x_b.own_scale(i, self.n)
+            if off <= SCALE_DISTANCE:
+                return ROUNDING, real_a, real_b
+            if real_a is None and real_b is None:
+                return UNKNOWN, None, None
+            if real_a is None or real_b is None:
+                return self.one_sided, real_a, real_b
+            follow = [relative(real, own) <= SCALE_DISTANCE for real, own in ((real_a, a), (real_b, b))]
+            if self.inputs_equal or follow[0] != follow[1]:
+                return WRONG, real_a, real_b
+            return INPUTS if follow[0] else OPEN, real_a, real_b
+        return self.run(classify)
+
+    def sum(self):
+        """A weight is -1, 0 or 1: a sum cannot move farther than its codes did."""
+        def classify(_, a, b):
+            self.largest = max(self.largest, float(abs(a - b)))
+            return OPEN if abs(a - b) <= self.bound else WRONG, None, None
+        return self.run(classify)
+
+    def as_json(self):
+        index, a, b, real_a, real_b = self.shown or (0, 0.0, 0.0, None, None)
+        return {"outcome": self.outcome, "values": self.n, "differ": sum(self.counts.values()), **self.counts,
+                "largest": finite_json(self.largest), "farthest_tie": self.farthest_tie, "index": index, "a": finite_json(float(a)),
+                "b": finite_json(float(b)), "real_a": finite_json(real_a), "real_b": finite_json(real_b)}
+
+
+def finite_json(value):
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def integer_pair(raw_a, raw_b, key, differs_before):
+    """Of two rows that differ, None when they are of no integers."""
+    base, _, companion = STAGES[key[3]].partition(".")
+    if companion not in KINDS or raw_a[key].n != raw_b[key].n:
+        return None
+
+    def siblings(stage):
+        at = (*key[:3], NODE[stage])
+        return raw_a.get(at), raw_b.get(at)
+    pair = IntegerPair(raw_a[key], raw_b[key], differs_before)
+    source = LINEARS[base] + ".codes" if companion == "acc" else base
+    a, b = siblings(source)
+    pair.missing = source + (" of A" if b else " of B" if a else "") if not (a and b) else ""
+    if companion == "acc":
+        if not a or not b or a.n != b.n:
+            return pair.run(lambda i, x, y: (UNKNOWN, None, None))
+        pair.bound = float(sum(abs(x - y) for x, y in zip(a.values, b.values)))
+        return pair.sum()
+    pair.inputs_equal = bool(a and b) and a.dtype == b.dtype and a.data == b.data
+    if companion == "scale":
+        return pair.scale(Quantised(a), Quantised(b))
+    scale_a, scale_b = siblings(base + ".scale")
+    return pair.code(Quantised(a, scale_a), Quantised(b, scale_b))
+
+
+class Integers:
+    """Totals over all rows of integers that are raw on both sides, and what differs because of rounding."""
+
+    def __init__(self, comparison):
+        self.comparison = comparison
+        names = ("rows", "rows_equal", "values", "differ", *OUTCOMES)
+        self.totals = {kind: {**dict.fromkeys(names, 0), "largest": 0.0, "farthest_tie": 0.0} for kind in KINDS.values()}
+        self.first_rounding = self.first_unknown = self.first_other = None
+        self.n_rounding = self.n_behind = self.n_other = 0
+        for x, _, relation, _ in comparison.pairs:
+            kind = KINDS.get(STAGES[x.key[3]].partition(".")[2])
+            if kind:
+                self.add(self.totals[kind], x, relation, comparison.integers.get(x.key))
+        if self.any():
+            self.trace_rounding()
+
+    def any(self):
+        return any(totals["rows"] for totals in self.totals.values())
+
+    def sum(self, outcome):
+        return sum(totals[outcome] for totals in self.totals.values())
+
+    def explain_all(self):
+        """Everything that differs is explained by rounding or lies behind what is."""
+        rounding = self.totals["codes"][ROUNDING] + self.totals["scales"][ROUNDING]
+        return rounding > 0 and self.n_other == 0 and self.sum(UNKNOWN) == 0
+
+    def add(self, totals, x, relation, pair):
+        totals["rows"] += 1
+        totals["values"] += x.n
+        totals["rows_equal"] += relation == "equal"
+        if not pair:
+            return
+        totals["differ"] += sum(pair.counts.values())
+        for outcome, n in pair.counts.items():
+            totals[outcome] += n
+        totals["largest"] = max(totals["largest"], pair.largest)
+        totals["farthest_tie"] = max(totals["farthest_tie"], pair.farthest_tie)
+        if pair.counts[ROUNDING] and not self.first_rounding:
+            self.first_rounding = x.key
+        if pair.outcome == UNKNOWN and not self.first_unknown:
+            self.first_unknown = x.key
+
+    def trace_rounding(self):
+        """Walks the stages in execution order with what is known of each value: (by rounding, by something else, distance)."""
+        cache, known, at, residual = {}, {}, None, (False, False, 0.0)
+        pairs = {x.key: (relation, distance) for x, _, relation, distance in self.comparison.pairs}
+        layers = {run: 1 + max(x.max_layer, y.max_layer)
+                  for run, (x, y) in enumerate(zip(self.comparison.a.runs, self.comparison.b.runs))}
+        for run, position in sorted({key[:2] for key in pairs}):
+            if at != run:
+                at, cache = run, {}
+            residual = known["embeddings"] = self.visit((run, position, 0, 0), [], pairs)
+            for layer in range(layers[run]):
+                for stage in STAGES:
+                    if stage in OUTSIDE_LAYERS:
+                        continue
+                    inputs = [residual if source == RESIDUAL else cache.get((layer, source[0]), (False, False, 0.0))
+                              if isinstance(source, tuple) else known[source] for source in inputs_of(stage)]
+                    known[stage] = self.visit(make_key(run, position, layer, NODE[stage]), inputs, pairs)
+                    if stage in ("k_rope", "v_proj"):
+                        cache[layer, stage] = joined([cache.get((layer, stage), (False, False, 0.0)), known[stage]])
+                residual = known["layer_out"]
+            known["final_norm"] = self.visit(make_key(run, position, -1, NODE["final_norm"]), [residual], pairs)
+            self.visit(make_key(run, position, -1, LOGITS), [known["final_norm"]], pairs)
+
+    def visit(self, key, inputs, pairs):
+        rounding, other, distance_in = joined(inputs)
+        if key not in pairs:
+            return rounding, other, distance_in
+        relation, distance = pairs[key]
+        if relation == "equal":
+            return False, False, 0.0
+        pair = self.comparison.integers.get(key)
+        size = distance if math.isfinite(distance) else math.inf
+        if pair and pair.outcome == ROUNDING:
+            self.n_rounding += 1
+            return True, False, size
+        leaps = size > max(FLIP_NOISE, JUMP_FACTOR * max(distance_in, SKETCH_FLOOR))
+        wrong = pair and pair.outcome in (UNKNOWN, WRONG)
+        if wrong or other or math.isinf(size) or leaps or not (rounding or size <= rounding_distance(STAGES[key[3]], key[1])):
+            self.n_other += 1
+            self.first_other = self.first_other or key
+            return False, True, size
+        self.n_behind += rounding
+        self.n_rounding += not rounding
+        return True, False, size
+
+    def as_json(self):
+        if not self.any():
+            return None
+        return {**self.totals, "first_rounding": place_json(self.first_rounding), "first_unknown": place_json(self.first_unknown),
+                "records_rounding": self.n_rounding, "records_behind": self.n_behind, "records_other": self.n_other,
+                "first_other": place_json(self.first_other)}
+
+
+def joined(known):
+    return (any(k[0] for k in known), any(k[1] for k in known), max((k[2] for k in known), default=0.0))
+
+
+def place_json(key):
+    return key and {"run": key[0], "seq": key[1], "layer": layer_of(key), "stage": STAGES[key[3]]}
+
+
 class Comparison:
     def __init__(self, a, b, options):
         self.a, self.b = a, b
@@ -719,11 +1342,15 @@ class Comparison:
         self.first = self.first_missing_in_a = self.first_missing_in_b = None
         self.n_logits, self.n_logits_unjudged, self.first_unjudged = 0, 0, None
         self.would_pass, self.problems = 0.0, []
+        self.pairs, self.integers = [], {}  # (row of A, row of B, relation, distance) and, by key, integers that differ, of raw values
+        self.run, self.differs_before = None, False
         self.match_records()
 
     def choose_rule(self, tolerance):
         if tolerance == "exact":
             return "hashes", 0.0
+        if tolerance == "ties":
+            return "logits", 0.0
         if tolerance != "auto":
             return "distance", float(tolerance)
         same = all((x.engine, x.engine_version) == (y.engine, y.engine_version) for x, y in zip(self.a.runs, self.b.runs))
@@ -749,7 +1376,7 @@ class Comparison:
         distance = 0.0
         if not same_bits(x, y):
             distance = math.nan if x.bare or y.bare else relative_distance(x, y)
-        relation = self.judge(x, y, distance)
+        relation = self.judge_integers(x, y, distance, self.judge(x, y, distance))
         finite = not has_nonfinite(x, y)
         if self.rule != "hashes" and x.n == y.n and finite and math.isnan(distance) and not (x.bare or y.bare):
             self.problems.append(f"{x.place} and {y.place}: {record_name(x.key)}: the distance is NaN: a sketch holds a "
@@ -762,10 +1389,30 @@ class Comparison:
             self.first_unjudged = self.first_unjudged or x.key
         if relation == "different" and self.first is None:
             self.first = (x, y, distance)
+        pair = self.integers.get(x.key)
+        if pair and pair.outcome == ROUNDING:
+            return  # it passes under every number
         if relation != "equal" and self.would_pass is not None:
             # Equal bits that are told differently: one record was altered, and no distance speaks for it.
             measurable = math.isfinite(distance) and finite and not same_bits(x, y)
             self.would_pass = max(self.would_pass, distance) if measurable else None
+
+    def judge_integers(self, x, y, distance, relation):
+        """What rounding explains is within; what it does not is wrong under a rule that leaves engines some freedom."""
+        if self.a.raw is None or self.b.raw is None:
+            return relation
+        if x.key[0] != self.run:
+            self.run, self.differs_before = x.key[0], False
+        pair = None if same_bits(x, y) else integer_pair(self.a.raw, self.b.raw, x.key, self.differs_before)
+        self.differs_before = self.differs_before or not same_bits(x, y)
+        if pair:
+            self.integers[x.key] = pair
+            if self.rule != "hashes" and pair.outcome == ROUNDING:
+                relation = "within"
+            elif self.rule == "logits":
+                relation = "different" if pair.outcome == WRONG else "unjudged"
+        self.pairs.append((x, y, relation, distance))
+        return relation
 
     def judge(self, x, y, distance):
         if same_bits(x, y):
@@ -795,10 +1442,12 @@ class Report:
         b.sort()
         self.mismatches = preflight(a, b, options)
         self.comparison = Comparison(a, b, options)
+        self.integers = Integers(self.comparison)
         self.first = None if self.mismatches else self.comparison.first
         self.errors = []
         self.collect_errors(options)
         self.collect_unjudged()
+        self.collect_unexplained(options)
         self.collect_missing(options)
         self.conclude()
 
@@ -813,7 +1462,9 @@ class Report:
             return
         if comparison.counts["compared"] == 0:
             self.errors.append("nothing was compared: the traces have no record in common")
-        elif comparison.counts["unjudged"] and comparison.n_logits == 0:
+        elif (comparison.rule == "logits" and comparison.counts["unjudged"] and comparison.n_logits == 0
+              and not comparison.counts["different"] and (options.allow_missing or not self.integers.sum(UNKNOWN))
+              and not self.integers.explain_all()):
             self.errors.append("no verdict: the engines differ, so --tolerance auto looks at logits only, and no logits were "
                                "recorded on both sides (give --tolerance a number)")
 
@@ -832,6 +1483,15 @@ class Report:
                                f"{'logits' if logits else 'records'} differ and cannot be judged, the first is "
                                f"{record_name(comparison.first_unjudged)}: without sketches, or without a position of their own, "
                                "only equal hashes and very different sizes say anything")
+
+    def collect_unexplained(self, options):
+        """Integers whose inputs were not recorded: likewise, unless missing records are allowed."""
+        key = self.integers.first_unknown
+        if self.comparison.rule != "logits" or not key or options.allow_missing or self.first or self.mismatches or self.errors:
+            return
+        pair = self.comparison.integers[key]
+        self.errors.append(f"no verdict: {record_name(key)}: {pair.counts[UNKNOWN]} of {pair.n} values differ, unexplained because "
+                           f"{pair.missing} was not recorded (--allow-missing accepts it)")
 
     def collect_missing(self, options):
         """Records on one side only: an error, unless something wrong was found that no further record can undo."""
@@ -858,6 +1518,10 @@ class Report:
             self.text = f"first difference at run {key[0]}, {record_name(key)}."
         elif counts["equal"] == counts["compared"]:
             self.verdict, self.text = MATCH, f"all {counts['compared']} records are equal, bit for bit."
+        elif self.comparison.rule == "logits" and self.comparison.n_logits == 0:
+            self.verdict = MATCH
+            self.text = (f"{self.integers.totals['codes'][ROUNDING]} codes differ, all explained by rounding ties; "
+                         f"{self.integers.n_behind} records lie behind them as their effect; no logits were recorded.")
         else:
             self.verdict = MATCH
             self.text = f"{counts['compared']} records agree ({counts['equal']} of them bit for bit)."
@@ -867,7 +1531,8 @@ class Report:
             return None
         a, _, distance = self.first
         relative = None if math.isnan(distance) else "Infinity" if math.isinf(distance) else distance
-        return {"run": a.key[0], "seq": a.key[1], "layer": layer_of(a.key), "stage": STAGES[a.key[3]], "relative": relative}
+        pair = self.comparison.integers.get(a.key)
+        return {**place_json(a.key), "relative": relative, "integers": pair.as_json() if pair else None}
 
     def as_json(self):
         comparison = self.comparison
@@ -876,7 +1541,7 @@ class Report:
         out = {"verdict": VERDICTS[self.verdict], "exit": self.verdict, "text": self.text, "errors": self.errors,
                "rule": comparison.rule, "tolerance": comparison.max_distance if comparison.rule == "distance" else None,
                "would_pass": comparison.would_pass, "preflight": [{"key": key, "text": text} for key, text in self.mismatches],
-               "counts": counts, "first": self.place()}
+               "counts": counts, "first": self.place(), "integers": self.integers.as_json()}
         return json.dumps(out, indent=2) + "\n"
 
     def as_text(self):
@@ -892,10 +1557,10 @@ class Report:
 
 
 def tolerance(text):
-    if text in ("auto", "exact"):
+    if text in ("auto", "exact", "ties"):
         return text
     if not re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) or not math.isfinite(float(text)):
-        raise argparse.ArgumentTypeError(f'"{text}" found; auto, exact or a number that is not negative expected')
+        raise argparse.ArgumentTypeError(f'"{text}" found; auto, exact, ties or a number that is not negative expected')
     return text
 
 
@@ -908,9 +1573,9 @@ def preflight_key(text):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("A", help="reference trace: a file, or a folder of *.jsonl or *.trace")
+    parser.add_argument("A", help="reference trace: a file, or a folder of *.jsonl, of *.trace or of *.npy")
     parser.add_argument("B", help="the other trace")
-    parser.add_argument("--tolerance", type=tolerance, default="auto", help="auto (default), exact or a relative L2 distance")
+    parser.add_argument("--tolerance", type=tolerance, default="auto", help="auto (default), exact, ties or a relative L2 distance")
     parser.add_argument("--ignore", type=preflight_key, action="append", default=[], metavar="KEY",
                         help="difference of the run records to accept; repeatable")
     parser.add_argument("--allow-missing", action="store_true", help="records that only one trace has are no error")

@@ -302,6 +302,14 @@ class Matrix(unittest.TestCase):
         self.same(ERROR, no_logits, self.foreign(changed))
         self.same(MATCH, no_logits, self.foreign(changed), "--tolerance", "2")
 
+    def test_ties_are_the_rule_between_engines(self):
+        at = index_of(self.base, "t1/blk1/ffn_act")
+        other = edited(self.base, at, other_values(5))
+        self.same(DIVERGENCE, self.base, other)
+        self.same(MATCH, self.base, other, "--tolerance", "ties")  # layers are not judged
+        self.same(DIVERGENCE, self.base, self.silu, "--tolerance", "ties")
+        self.same(ERROR, *([line for line in lines if "logits" not in line] for lines in (self.base, other)), "--tolerance", "ties")
+
     def test_another_top_token(self):
         logits = index_of(self.base, "t1/logits")
         record = json.loads(self.base[logits])

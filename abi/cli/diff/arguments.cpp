@@ -13,11 +13,11 @@ namespace {
 
 // CLI11's "" or what is wrong.
 std::string check_tolerance(const std::string &text) {
-    if (text == "auto" || text == "exact") return "";
+    if (text == "auto" || text == "exact" || text == "ties") return "";
     double value = 0;
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     bool good = error == std::errc() && end == text.data() + text.size() && std::isfinite(value) && value >= 0;
-    return good ? "" : "\"" + printable(text) + "\" found; auto, exact or a number that is not negative expected";
+    return good ? "" : "\"" + printable(text) + "\" found; auto, exact, ties or a number that is not negative expected";
 }
 
 std::string check_ignore(const std::string &key) {
@@ -35,7 +35,7 @@ void Tolerance::add_to(CLI::App &command, const std::string &help) {
 
 std::optional<Rule> Tolerance::rule() const {
     if (text == "auto") return std::nullopt;
-    return text == "exact" ? Rule::hashes : Rule::distance;
+    return text == "exact" ? Rule::hashes : text == "ties" ? Rule::logits : Rule::distance;
 }
 
 double Tolerance::max_distance() const {
@@ -47,7 +47,8 @@ double Tolerance::max_distance() const {
 void Arguments::add_to(CLI::App &command) {
     tolerance.add_to(command,
                      "exact: equal bits; a number: relative L2 distance allowed for every record; auto (default): "
-                     "exact for the same engine and version, else the logits decide");
+                     "exact for the same engine and version, else ties; ties: the logits decide, and codes may differ at "
+                     "rounding ties where raw values tell");
     command.add_option("--max-origins", options.max_origins, "places of origin to list (default 5)")
         ->check(CLI::Range(0, 1000000));
     command

@@ -12,7 +12,7 @@ class App;
 
 namespace bitnet::diff {
 
-// --tolerance: "auto", "exact" or a distance.
+// --tolerance: "auto", "exact", "ties" or a distance.
 struct Tolerance {
     std::string text = "auto";
 

@@ -59,7 +59,8 @@ void add_diff_command(CLI::App &app, int &exit_code) {
         app.add_subcommand("diff", "Where does trace B leave trace A? Exit: 0 match, 1 divergence, 2 error");
     command
         ->add_option("A", settings->a,
-                     "reference trace: a file, or a folder of *.jsonl and *.jsonl.zst, or of BitNet-rs's *.trace")
+                     "reference trace: a file, or a folder of *.jsonl and *.jsonl.zst, or of BitNet-rs's *.trace; or raw values: a "
+                     "folder of the npy plugin, or an .npz")
         ->required();
     command->add_option("B", settings->b, "the other trace")->required();
     command->add_option("--format", settings->format, "text (default) or json")->check(CLI::IsMember({"text", "json"}));

@@ -130,6 +130,9 @@ void count(Comparison &comparison, const Pair &pair) {
         comparison.n_logits_unjudged += pair.relation == Relation::unjudged ? 1 : 0;
     }
     if (pair.relation == Relation::equal) return;
+    const auto integers = comparison.integers.find(pair.key());
+    if (integers != comparison.integers.end() && integers->second.outcome == IntegerOutcome::rounding)
+        return;  // it passes under every number
     if (is_undecided(pair, comparison.rule)) {
         ++comparison.n_undecided;
         if (!comparison.first_undecided) comparison.first_undecided = pair.key();
@@ -233,6 +236,15 @@ Relation judge(const Pair &pair, const LogitsPair *logits, Rule rule, double max
     return pair.distance <= max_distance ? Relation::within : Relation::different;
 }
 
+Relation judge_integers(const IntegerPairs &integers, Key key, Rule rule, Relation relation) {
+    const auto at = integers.find(key);
+    if (at == integers.end() || rule == Rule::hashes) return relation;
+    const IntegerOutcome outcome = at->second.outcome;
+    if (outcome == IntegerOutcome::rounding) return Relation::within;
+    if (rule == Rule::distance) return relation;
+    return outcome == IntegerOutcome::wrong ? Relation::different : Relation::unjudged;
+}
+
 bool is_undecided(const Pair &pair, Rule rule) {
     if (pair.relation != Relation::unjudged) return false;
     switch (rule) {
@@ -250,6 +262,7 @@ Rule rule_for(const Trace &a, const Trace &b, const Options &options) {
 
 void judge_pairs(const Trace &a, const Trace &b, Comparison &comparison) {
     comparison.would_pass = 0;
+    compare_raw(a, b, comparison);
     Counts &counts = comparison.counts;
     counts.unparsable_a = a.n_unparsable;
     counts.unparsable_b = b.n_unparsable;
@@ -260,6 +273,7 @@ void judge_pairs(const Trace &a, const Trace &b, Comparison &comparison) {
         pair.relation = comparison.rule == Rule::envelope
                             ? judge_noise(pair, logits, comparison)
                             : judge(pair, logits, comparison.rule, comparison.max_distance);
+        pair.relation = judge_integers(comparison.integers, pair.key(), comparison.rule, pair.relation);
         check_pair(comparison, a, b, pair);
         count(comparison, pair);
     }

@@ -1,6 +1,7 @@
 #include "abi/cli/diff/diff.h"
 
 #include "abi/cli/diff/matcher.h"
+#include "abi/cli/diff/raw_values.h"
 #include "abi/cli/diff/record_stream.h"
 #include "abi/cli/diff/text.h"
 
@@ -64,7 +65,8 @@ void collect_errors(const Trace &a, const Trace &b, const Options &options, Repo
                report.comparison.counts.unjudged == report.comparison.counts.compared) {
         report.errors.push_back("no verdict: the envelope has none of the stages that were recorded");
     } else if (report.comparison.rule == Rule::logits && report.comparison.counts.unjudged > 0 &&
-               report.comparison.n_logits == 0) {
+               report.comparison.n_logits == 0 && report.comparison.counts.different == 0 &&
+               (options.allow_missing || report.integers.n_unknown() == 0) && !report.integers.explain_all()) {
         report.errors.push_back("no verdict: the engines differ, so --tolerance auto looks at logits only, and "
                                 "no logits were recorded on both sides (give --tolerance a number)");
     }
@@ -81,6 +83,19 @@ void collect_unjudged(Report &report) {
         "their own, only equal hashes and very different sizes say anything",
         Llu(n), Llu(comparison.rule == Rule::logits ? comparison.n_logits : comparison.counts.compared), what,
         record_name(*comparison.first_undecided).c_str()));
+}
+
+// Integers whose inputs were not recorded: likewise, unless missing records are allowed.
+void collect_unexplained(const Options &options, Report &report) {
+    const Integers &integers = report.integers;
+    const Rule rule = report.comparison.rule;
+    if (rule == Rule::hashes || rule == Rule::distance || !integers.first_unknown || options.allow_missing) return;
+    if (report.first || has_mismatch(report) || !report.errors.empty()) return;
+    const IntegerPair &pair = report.comparison.integers.at(*integers.first_unknown);
+    report.errors.push_back(format_text("no verdict: %s: %s: %s was not recorded (--allow-missing accepts it)",
+                                        record_name(*integers.first_unknown).c_str(),
+                                        integer_text(pair, *find_stage(int(node_of(*integers.first_unknown)))).c_str(),
+                                        pair.missing.c_str()));
 }
 
 // Records on one side only: an error, unless something wrong was found that no further record can undo. What a damaged
@@ -128,6 +143,20 @@ void collect_logits(Report &report) {
     }
 }
 
+// The two records of the first difference.
+void take_first(const Trace &a, const Trace &b, Matcher &matcher, Report &report) {
+    const Pair &first = *report.first;
+    if (!a.raw || !b.raw) return matcher.take_first(report.comparison.rule, first.key(), report.first_a, report.first_b);
+    for (const auto &[record, trace, place, event] :
+         {std::tuple(&report.first_a, &a, first.a, first.event_a), std::tuple(&report.first_b, &b, first.b, first.event_b)}) {
+        *record = record_of(*trace->raw->find(first.key()));
+        record->key = first.key();
+        record->event = event;
+        record->file = place.file;
+        record->line = place.line;
+    }
+}
+
 void analyse(const Trace &a, const Trace &b, Matcher &matcher, Report &report) {
     const Comparison &comparison = report.comparison;
     report.judged = true;
@@ -138,7 +167,7 @@ void analyse(const Trace &a, const Trace &b, Matcher &matcher, Report &report) {
     }
     if (comparison.rule == Rule::envelope) report.noise = measure_noise(comparison);
     if (report.first) {
-        matcher.take_first(comparison.rule, report.first->key(), report.first_a, report.first_b);
+        take_first(a, b, matcher, report);
         report.origins = find_origins(comparison, a, b);
         report.causes = likely_causes(report);
     }
@@ -160,6 +189,7 @@ std::string inputs_text(const Origin &origin) {
     case Inputs::token: return "this operation is wrong: its input, the token id, is equal";
     case Inputs::unrecorded: return "its inputs were not all recorded; everything recorded before it is equal";
     case Inputs::inside: return "its inputs are inside a class, so it is this operation that is not";
+    case Inputs::own: return "this operation is wrong: it does not follow from its own recorded input";
     case Inputs::close: break;
     }
     return "it leaps away from inputs that are close";
@@ -177,10 +207,23 @@ std::string noise_sentence(const Report &report, bool several_runs) {
     return text;
 }
 
+const IntegerPair *integers_of(const Comparison &comparison, Key key) {
+    const auto at = comparison.integers.find(key);
+    return at == comparison.integers.end() ? nullptr : &at->second;
+}
+
 std::string divergence_sentence(const Report &report, bool several_runs) {
     const Pair &first = *report.first;
     std::string text = "first difference at " + place_name(first.key(), several_runs);
-    if (report.comparison.rule == Rule::logits) {
+    const IntegerPair *integers = integers_of(report.comparison, first.key());
+    const Stage &stage = *find_stage(int(node_of(first.key())));
+    const bool wrong_integers = report.comparison.rule != Rule::hashes && report.comparison.rule != Rule::distance &&
+                                integers && integers->outcome == IntegerOutcome::wrong;
+    if (wrong_integers) {
+        text = "at " + place_name(first.key(), several_runs) + ": " + integer_text(*integers, stage);
+        if (!report.origins.empty() && report.origins.front().pair == &first)
+            text += "; " + inputs_text(report.origins.front());
+    } else if (report.comparison.rule == Rule::logits) {
         text =
             format_text("the %s leave the envelope at %s", node_of(first.key()) == logits_node() ? "logits" : "values",
                         place_name(first.key(), several_runs).c_str());
@@ -194,6 +237,11 @@ std::string divergence_sentence(const Report &report, bool several_runs) {
         text += ": " + inputs_text(report.origins.front());
     }
     text += ".";
+    if (integers && !wrong_integers) {
+        text += " There " + integer_text(*integers, stage) + ".";
+        if (report.comparison.rule == Rule::hashes && integers->outcome == IntegerOutcome::rounding)
+            text += " Between different engines that is legal (--tolerance ties).";
+    }
     const Comparison &comparison = report.comparison;
     for (const auto &missing : {comparison.first_missing_in_a, comparison.first_missing_in_b}) {
         if (!missing || *missing > first.key()) continue;
@@ -216,13 +264,21 @@ std::string match_sentence(const Report &report) {
             report.noise->classes[*report.noise->noise_class].c_str(), Llu(counts.compared), Llu(counts.equal),
             Llu(counts.unjudged));
     }
+    const std::string integers = integers_text(report.integers);
+    if (comparison.rule == Rule::logits && comparison.n_logits == 0) {
+        return integers + format_text(". Of %llu records %llu differ by no more than that or in last bits, %llu lie behind "
+                                      "those as their effect; no logits were recorded.",
+                                      Llu(counts.compared), Llu(report.integers.n_rounding),
+                                      Llu(report.integers.n_behind));
+    }
     if (comparison.rule == Rule::distance) {
         return format_text("%llu records agree within %s relative L2 (%llu of them bit for bit).", Llu(counts.compared),
                            short_number(comparison.max_distance).c_str(), Llu(counts.equal));
     }
     return format_text("the logits of %llu tokens agree within %s relative L2; the engines run freely, so the layers "
-                       "are shown and not judged.",
-                       Llu(comparison.n_logits), short_number(kLogitsMaxDistance).c_str());
+                       "are shown and not judged%s.",
+                       Llu(comparison.n_logits), short_number(kLogitsMaxDistance).c_str(),
+                       integers.empty() ? "" : (", but for integers: " + integers).c_str());
 }
 
 void conclude(Report &report, bool several_runs) {
@@ -260,9 +316,12 @@ Report compare_files(const std::string &path_a, const std::string &path_b, const
     if (options.find_envelopes && !has_mismatch(report)) comparison.envelopes = options.find_envelopes(a, b);
     if (!comparison.envelopes.empty()) comparison.rule = Rule::envelope;
     judge_pairs(a, b, comparison);
+    report.integers = total_integers(a, b, comparison);
+    if (report.integers.any()) trace_rounding(comparison, a, b, report.integers);
     collect_errors(a, b, options, report);
     if (!has_mismatch(report)) analyse(a, b, matcher, report);
     collect_unjudged(report);
+    collect_unexplained(options, report);
     collect_missing(a, b, options, report);
     conclude(report, a.runs.size() > 1 || b.runs.size() > 1);
     return report;

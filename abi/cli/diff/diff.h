@@ -1,6 +1,7 @@
 // The comparison of two traces, from what the run records say to the operation at fault.
 #pragma once
 
+#include "abi/cli/diff/integers.h"
 #include "abi/cli/diff/trace.h"
 #include "abi/cli/envelope/envelope.h"
 
@@ -18,7 +19,7 @@ namespace bitnet::diff {
 enum class Rule {
     hashes,    // equal bits
     distance,  // relative L2 distance of every record at most Options::max_distance
-    logits,    // engines run freely: logits inside the envelope, no verdict on the layers
+    logits,    // engines run freely: logits inside the envelope, integers explained by rounding, no verdict on other stages
     envelope,  // every record inside a class of legal variations, as far as they were measured for its stage
 };
 
@@ -116,6 +117,7 @@ struct Comparison {
     Envelopes envelopes;                                      // of Rule::envelope
     std::vector<Pair> pairs;                                  // by key
     std::vector<LogitsPair> logits;
+    IntegerPairs integers;  // that differ and are raw on both sides
     Counts counts;
     std::optional<Key> first_missing_in_a, first_missing_in_b;
     uint64_t n_logits = 0, n_logits_unjudged = 0;  // of the pairs
@@ -131,6 +133,9 @@ struct Comparison {
 Relation judge(const Pair &pair, const LogitsPair *logits, Rule rule, double max_distance);
 // Whether the rule asks for a verdict on this pair and its records do not allow one.
 bool is_undecided(const Pair &pair, Rule rule);
+// What raw integers make of it: differences that rounding explains are within, others wrong under rules that leave engines
+// some freedom.
+Relation judge_integers(const IntegerPairs &integers, Key key, Rule rule, Relation relation);
 // Pair of two records of one key, with everything but the relation.
 Pair make_pair(const Record &a, const Record &b);
 
@@ -154,6 +159,7 @@ enum class Inputs : uint8_t {
     token,       // the token id is its only input
     close,       // Rule::logits: more than kJumpFactor closer than the output
     inside,      // Rule::envelope: inside a class, and the output is not
+    own,         // integers: they do not follow from what their own engine recorded as its input
 };
 
 struct Origin {
@@ -167,6 +173,8 @@ struct Origin {
 // Where a difference arises although what goes in is equal: one entry for each layer and stage, by first position and
 // execution order. Sorted pairs of the comparison.
 std::vector<Origin> find_origins(const Comparison &comparison, const Trace &a, const Trace &b);
+// Which records differ by rounding, which lie behind those, and which do neither: into `integers`.
+void trace_rounding(const Comparison &comparison, const Trace &a, const Trace &b, Integers &integers);
 // "event numbers of A contradict ..." when an input was computed after its user; "" when the order holds.
 std::string check_execution_order(const Comparison &comparison);
 
@@ -237,6 +245,7 @@ struct Report {
     std::vector<std::string> causes;  // semantics that can explain the first origin
     Growth growth;
     std::optional<Noise> noise;          // Rule::envelope
+    Integers integers;                   // raw on both sides
     const Pair *logits = nullptr;        // at the first divergent position, else the first ones that are not equal
     const Pair *logits_worst = nullptr;  // the farthest apart
 };

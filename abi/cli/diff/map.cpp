@@ -98,7 +98,8 @@ FreeRunning judge_free_running(const Comparison &comparison) {
     FreeRunning out;
     for (const Pair &pair : comparison.pairs) {
         const LogitsPair *logits = pair.logits == Pair::kNoLogits ? nullptr : &comparison.logits[pair.logits];
-        const Relation relation = judge(pair, logits, Rule::logits, 0);
+        const Relation relation =
+            judge_integers(comparison.integers, pair.key(), Rule::logits, judge(pair, logits, Rule::logits, 0));
         out.n_logits += logits ? 1 : 0;
         out.n_unjudged += logits && relation == Relation::unjudged ? 1 : 0;
         if (relation != Relation::different) continue;

@@ -15,11 +15,14 @@ struct Known {
     bool different = false;
     bool recorded = true;  // false: somewhere on the way a value that no trace holds
     double distance = 0;
+    bool rounding = false, other = false;  // how it differs: by what rounding explains, by something else
 
-    void join(const Known &other) {
-        different |= other.different;
-        recorded &= other.recorded;
-        distance = std::max(distance, other.distance);
+    void join(const Known &also) {
+        different |= also.different;
+        rounding |= also.rounding;
+        other |= also.other;
+        recorded &= also.recorded;
+        distance = std::max(distance, also.distance);
     }
 };
 
@@ -31,11 +34,27 @@ const Pair *find(Slice slice, Key key) {
     return at != slice.end() && at->key() == key ? &*at : nullptr;
 }
 
+// What the last bits of an operation at equal inputs may be apart.
+double rounding_distance(const Stage &stage, int position) {
+    switch (stage.stage_class) {
+    case StageClass::linear: return 5e-7;
+    case StageClass::rope: return 2e-6 + 1e-7 * position;
+    case StageClass::attention: return 5e-6;
+    default: return 2e-6;
+    }
+}
+
+// Engines that run freely: no stage is equal, so a leap over the inputs takes the place of "inputs equal".
+bool leaps(const Pair &pair, const Known &inputs) {
+    const double floor = std::max(inputs.distance, kSketchFloor);
+    return pair.is(Pair::measurable) && pair.distance > std::max(kFlipNoise, kJumpFactor * floor);
+}
+
 // Walks the stages of a run position by position in execution order, carrying what is known of each value.
 class Dataflow {
 public:
     Dataflow(const Comparison &comparison, const Run &a, const Run &b)
-        : rule_(comparison.rule), nodes_(a.nodes | b.nodes), tokens_known_(!a.tokens.empty() && !b.tokens.empty()),
+        : comparison_(comparison), rule_(comparison.rule), nodes_(a.nodes | b.nodes), tokens_known_(!a.tokens.empty() && !b.tokens.empty()),
           n_layers_(std::max(a.max_layer, b.max_layer) + 1), cached_(size_t(n_layers_)) {}
 
     // Positions ascending. `visit(pair, stage, layer, inputs)` is called for every pair.
@@ -56,12 +75,12 @@ public:
                 values_[stage.node] = inputs;
                 return;
             }
-            visit(*next, stage, layer, inputs);
             // Under a tolerance nothing is known of what could not be judged.
             const bool known = rule_ == Rule::logits || !is_undecided(*next, rule_);
             values_[stage.node] = {next->relation == Relation::different, known,
                                    std::isfinite(next->distance) ? next->distance : HUGE_VAL};
-            ++next;
+            note_difference(*next, stage, inputs, values_[stage.node]);
+            visit(*next++, stage, layer, inputs);
         };
         take(*find_stage(embeddings_node()), -1);
         residual_ = values_[embeddings_node()];
@@ -78,6 +97,9 @@ public:
             if (!stage.in_layer && stage.node != embeddings_node()) take(stage, -1);
         }
     }
+
+    // What is known of a stage that was visited at this position.
+    const Known &value(const Stage &stage) const { return values_[stage.node]; }
 
     bool is_gap(const Stage &stage) const { return !(stage.skippable || absent_sub_norm(stage)); }
 
@@ -116,6 +138,26 @@ private:
         return (stage.name == "attn_sub_norm" || stage.name == "ffn_sub_norm") && !nodes_[stage.node];
     }
 
+    // Why a value is not that of the other side.
+    void note_difference(const Pair &pair, const Stage &stage, const Known &inputs, Known &value) const {
+        if (pair.relation == Relation::equal) return;
+        const auto at = comparison_.integers.find(pair.key());
+        const bool judged = at != comparison_.integers.end();
+        if (judged && at->second.outcome == IntegerOutcome::rounding) {
+            value.rounding = true;
+            return;
+        }
+        const bool wrong = judged && at->second.outcome >= IntegerOutcome::unknown;
+        if (wrong || inputs.other || !std::isfinite(pair.distance) || leaps(pair, inputs)) {
+            value.other = true;
+        } else if (inputs.rounding || pair.distance <= rounding_distance(stage, position_of(pair.key()))) {
+            value.rounding = true;
+        } else {
+            value.other = true;
+        }
+    }
+
+    const Comparison &comparison_;
     Rule rule_;
     std::bitset<kNodeLimit> nodes_;
     bool tokens_known_;
@@ -162,36 +204,48 @@ private:
     std::bitset<kNodeLimit> seen_;
 };
 
+// Calls `visit(pair, stage, layer, inputs, slice, flow)` for every pair, in order.
+template <typename Visit> void walk(const Comparison &comparison, const Trace &a, const Trace &b, Visit &&visit) {
+    const std::vector<Pair> &pairs = comparison.pairs;
+    std::optional<Dataflow> flow;
+    for (size_t begin = 0, end; begin < pairs.size(); begin = end) {
+        const Key limit = next_position(pairs[begin].key());
+        for (end = begin; end < pairs.size() && pairs[end].key() < limit;) ++end;
+        const size_t run = size_t(run_of(pairs[begin].key()));
+        if (begin == 0 || run != size_t(run_of(pairs[begin - 1].key()))) flow.emplace(comparison, a.runs[run], b.runs[run]);
+        const Slice slice(pairs.data() + begin, end - begin);
+        flow->position(slice, [&](const Pair &pair, const Stage &stage, int layer, const Known &inputs) {
+            visit(pair, stage, layer, inputs, slice, *flow);
+        });
+    }
+}
+
 class OriginFinder {
 public:
     OriginFinder(const Comparison &comparison, const Trace &a, const Trace &b)
         : comparison_(comparison), a_(a), b_(b) {}
 
     std::vector<Origin> find() {
-        const std::vector<Pair> &pairs = comparison_.pairs;
-        std::optional<Dataflow> flow;
-        for (size_t begin = 0, end; begin < pairs.size(); begin = end) {
-            Key limit = next_position(pairs[begin].key());
-            for (end = begin; end < pairs.size() && pairs[end].key() < limit;) ++end;
-            size_t run = size_t(run_of(pairs[begin].key()));
-            if (begin == 0 || run != size_t(run_of(pairs[begin - 1].key()))) {
-                flow.emplace(comparison_, a_.runs[run], b_.runs[run]);
-            }
-            Slice slice(pairs.data() + begin, end - begin);
-            int n_layers = std::max(a_.runs[run].max_layer, b_.runs[run].max_layer) + 1;
-            flow->position(slice, [&](const Pair &pair, const Stage &stage, int layer, const Known &inputs) {
-                if (is_origin(pair, inputs)) note(pair, stage, layer, n_layers, inputs, slice, *flow);
-            });
-        }
+        walk(comparison_, a_, b_,
+             [&](const Pair &pair, const Stage &stage, int layer, const Known &inputs, Slice slice, const Dataflow &flow) {
+                 const size_t run = size_t(run_of(pair.key()));
+                 const int n_layers = std::max(a_.runs[run].max_layer, b_.runs[run].max_layer) + 1;
+                 if (is_origin(pair, inputs)) note(pair, stage, layer, n_layers, inputs, slice, flow);
+             });
         return std::move(origins_);
     }
 
 private:
+    const IntegerPair *wrong_integers(const Pair &pair) const {
+        const auto at = comparison_.integers.find(pair.key());
+        const bool wrong = at != comparison_.integers.end() && at->second.outcome == IntegerOutcome::wrong;
+        return wrong ? &at->second : nullptr;
+    }
+
     bool is_origin(const Pair &pair, const Known &inputs) const {
+        if (comparison_.rule != Rule::hashes && comparison_.rule != Rule::distance && wrong_integers(pair)) return true;
         if (comparison_.rule != Rule::logits) return pair.relation == Relation::different && !inputs.different;
-        // Free-running engines: no stage is equal, so a leap over the inputs takes the place of "inputs equal".
-        double floor = std::max(inputs.distance, kSketchFloor);
-        return pair.relation != Relation::equal && pair.is(Pair::measurable) && pair.distance > std::max(kFlipNoise, kJumpFactor * floor);
+        return pair.relation != Relation::equal && leaps(pair, inputs);
     }
 
     void note(const Pair &pair, const Stage &stage, int layer, int n_layers, const Known &inputs, Slice slice,
@@ -205,7 +259,12 @@ private:
         }
         Origin origin{&pair, Inputs::equal, {}, {}, 1, pair.distance};
         InputNames(slice, flow).collect(stage, layer, n_layers, origin);
-        if (comparison_.rule == Rule::logits) {
+        const IntegerPair *integers = comparison_.rule == Rule::hashes ? nullptr : wrong_integers(pair);
+        if (integers && !integers->inputs_equal && integers->missing.empty()) {
+            origin.inputs = Inputs::own;
+        } else if (integers) {
+            origin.inputs = Inputs::equal;
+        } else if (comparison_.rule == Rule::logits) {
             origin.inputs = Inputs::close;
         } else if (stage.n_inputs == 0 && inputs.recorded) {
             origin.inputs = Inputs::token;
@@ -223,10 +282,31 @@ private:
     std::vector<Origin> origins_;
 };
 
+// Whether the order of their events says something: a scale and its codes are made by one operation, and our own engine
+// tells of the codes first.
+bool made_apart(const Stage &source, const Stage &user) {
+    return source.stage_class != StageClass::scale || user.stage_class != StageClass::codes;
+}
+
 }  // namespace
 
 std::vector<Origin> find_origins(const Comparison &comparison, const Trace &a, const Trace &b) {
     return OriginFinder(comparison, a, b).find();
+}
+
+void trace_rounding(const Comparison &comparison, const Trace &a, const Trace &b, Integers &integers) {
+    walk(comparison, a, b,
+         [&](const Pair &pair, const Stage &stage, int, const Known &inputs, Slice, const Dataflow &flow) {
+             const Known &value = flow.value(stage);
+             if (value.other) {
+                 ++integers.n_other;
+                 if (!integers.first_other) integers.first_other = pair.key();
+             } else if (value.rounding) {
+                 const auto at = comparison.integers.find(pair.key());
+                 const bool itself = at != comparison.integers.end() && at->second.outcome == IntegerOutcome::rounding;
+                 ++(itself || !inputs.rounding ? integers.n_rounding : integers.n_behind);
+             }
+         });
 }
 
 std::string check_execution_order(const Comparison &comparison) {
@@ -237,6 +317,7 @@ std::string check_execution_order(const Comparison &comparison) {
         for (int i = 0; i < stage->n_inputs; ++i) {
             if (stage->inputs[i].from != From::here) continue;
             const Stage *source = find_stage(int(stage->inputs[i].node));
+            if (!made_apart(*source, *stage)) continue;
             // Inputs of the same layer and position are at most a layer's stages back.
             size_t first = begin > kNodeLimit ? begin - kNodeLimit : 0;
             Slice before(comparison.pairs.data() + first, begin - first);

@@ -309,7 +309,10 @@ TensorLine parse_tensor(object fields) {
         }
         case 6: r.n_elements = count(key, value); break;
         case 7: hex_bytes(key, value, r.blake3.data(), r.blake3.size()); break;
-        case 8: hex_bytes(key, value, reinterpret_cast<uint8_t *>(&r.multiset), sizeof r.multiset); break;
+        case 8:
+            hex_bytes(key, value, reinterpret_cast<uint8_t *>(&r.multiset), sizeof r.multiset);
+            r.multiset = __builtin_bswap64(r.multiset);  // the digits are those of a number
+            break;
         case 9: r.rms = size_metric(key, value); break;
         case 10: r.mean = metric(key, value); break;
         case 11: r.min = metric(key, value); break;

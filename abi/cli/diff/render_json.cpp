@@ -46,6 +46,7 @@ const char *inputs_name(Inputs inputs) {
     case Inputs::unrecorded: return "unrecorded";
     case Inputs::token: return "token";
     case Inputs::inside: return "inside";
+    case Inputs::own: return "own";
     case Inputs::close: break;
     }
     return "close";
@@ -94,6 +95,67 @@ Json origin(const Origin &o) {
     return out;
 }
 
+const char *outcome_name(IntegerOutcome outcome) {
+    switch (outcome) {
+    case IntegerOutcome::rounding: return "rounding";
+    case IntegerOutcome::inputs: return "inputs";
+    case IntegerOutcome::open: return "open";
+    case IntegerOutcome::unknown: return "unknown";
+    case IntegerOutcome::wrong: break;
+    }
+    return "wrong";
+}
+
+Json integer_pair(const Comparison &comparison, Key key) {
+    const auto at = comparison.integers.find(key);
+    if (at == comparison.integers.end()) return nullptr;
+    const IntegerPair &pair = at->second;
+    return {{"outcome", outcome_name(pair.outcome)},
+            {"values", pair.n},
+            {"differ", pair.n_differ},
+            {"rounding", pair.n_rounding},
+            {"inputs", pair.n_inputs},
+            {"open", pair.n_open},
+            {"unknown", pair.n_unknown},
+            {"wrong", pair.n_wrong},
+            {"largest", number(pair.largest)},
+            {"farthest_tie", number(pair.farthest_tie)},
+            {"index", pair.shown.index},
+            {"a", number(pair.shown.a)},
+            {"b", number(pair.shown.b)},
+            {"real_a", number(pair.shown.real_a)},
+            {"real_b", number(pair.shown.real_b)}};
+}
+
+Json integer_totals(const IntegerTotals &totals) {
+    return {{"rows", totals.rows},
+            {"rows_equal", totals.rows_equal},
+            {"values", totals.values},
+            {"differ", totals.differ},
+            {"rounding", totals.rounding},
+            {"inputs", totals.inputs},
+            {"open", totals.open},
+            {"unknown", totals.unknown},
+            {"wrong", totals.wrong},
+            {"largest", number(totals.largest)},
+            {"farthest_tie", number(totals.farthest_tie)}};
+}
+
+Json integers(const Integers &all) {
+    if (!all.any()) return nullptr;
+    const auto at = [](const std::optional<Key> &key) { return key ? place(*key) : Json(nullptr); };
+    return {{"text", integers_text(all)},
+            {"codes", integer_totals(all.codes)},
+            {"scales", integer_totals(all.scales)},
+            {"sums", integer_totals(all.sums)},
+            {"first_rounding", at(all.first_rounding)},
+            {"first_unknown", at(all.first_unknown)},
+            {"records_rounding", all.n_rounding},
+            {"records_behind", all.n_behind},
+            {"records_other", all.n_other},
+            {"first_other", at(all.first_other)}};
+}
+
 Json first(const Report &report, const Trace &a) {
     if (!report.first) return nullptr;
     const Pair &pair = *report.first;
@@ -117,6 +179,7 @@ Json first(const Report &report, const Trace &a) {
     out["relative"] = number(pair.distance);
     out["relative_at_least"] = pair.is(Pair::measurable) ? Json(nullptr) : number(pair.at_least);
     out["allowed"] = number(allowed_distance(report.comparison, pair));
+    out["integers"] = integer_pair(report.comparison, pair.key());
     out["hints"] = hints(report.first_a, report.first_b);
     out["select"] = selection_to_explain(pair.key());
     return out;
@@ -270,12 +333,15 @@ Json map_object(const Report &report, const Trace &a, const Trace &b) {
             {"logits", logits}};
 }
 
-Json automatic(const Comparison &comparison) {
+Json automatic(const Report &report) {
+    const Comparison &comparison = report.comparison;
     const FreeRunning judged = judge_free_running(comparison);
     return {{"rule", rule_name(comparison.automatic_rule)},
             {"logits", judged.n_logits},
             {"unjudged", judged.n_unjudged},
             {"different", judged.n_different},
+            {"unexplained", report.integers.n_unknown()},
+            {"rounding", report.integers.explain_all()},
             {"first", judged.first ? place(judged.first->key()) : Json(nullptr)}};
 }
 
@@ -314,9 +380,10 @@ std::string render_json(const Report &report, const Trace &a, const Trace &b, co
     out["jump"] = jump(report.growth);
     out["logits"] = logits(report);
     out["envelope"] = noise(report);
+    out["integers"] = integers(report.integers);
     out["input_errors"] = report.n_input_errors;
     out["allow_missing"] = options.allow_missing;
-    out["automatic"] = automatic(comparison);
+    out["automatic"] = automatic(report);
     out["map"] = map_object(report, a, b);
     // Paths may hold any bytes; the output is UTF-8.
     return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -1,5 +1,6 @@
 #include "abi/cli/diff/render.h"
 
+#include "abi/cli/diff/raw_values.h"
 #include "abi/cli/diff/text.h"
 
 #include <algorithm>
@@ -38,6 +39,7 @@ public:
         growth();
         logits();
         noise();
+        integers();
         counts();
         return std::move(out_);
     }
@@ -91,18 +93,27 @@ private:
             place.insert(place.find(',', place.find("token")), format_text(" (id %d)", at->second));
         }
         out_ += "\n";
-        line("where", place + ": " + std::string(stage.what) +
-                          format_text("; line %u of A, %u of B", first.a.line, first.b.line));
+        line("where", place + ": " + std::string(stage.what) + "; " + source("A", a_, first.a, first.key()) + ", " +
+                          source("B", b_, first.b, first.key()));
         if (!report_.origins.empty() && report_.origins.front().pair == &first)
             line("why", why(report_.origins.front()));
         numbers(first);
+        const auto integers = comparison_.integers.find(first.key());
+        if (integers != comparison_.integers.end()) {
+            line("integers", integer_text(integers->second, stage));
+            line("", element_text(integers->second, stage));
+        }
         for (const std::string &hint : hints(report_.first_a, report_.first_b)) line("hint", hint);
         // Hashes and sketches cannot tell a code at a rounding tie from a wrong one.
-        const bool codes = stage.name.ends_with(".codes");
+        const bool codes = stage.name.ends_with(".codes") && integers == comparison_.integers.end();
         line("explain", std::string(codes ? "tells codes at rounding ties from wrong ones" : "names the cause") +
                             " (bitnet explain), from raw values of B:");
         line("",
              "BITNET_TRACE_PLUGIN=npy:dir=raw,raw=all BITNET_TRACE_SELECT='" + selection_to_explain(first.key()) + "'");
+    }
+
+    static std::string source(const char *name, const Trace &trace, const Place &place, Key key) {
+        return trace.raw ? printable(trace.raw->name_of(key), 80) + " of " + name : format_text("line %u of %s", place.line, name);
     }
 
     static std::string names(const std::vector<std::string> &list) {
@@ -120,6 +131,7 @@ private:
             return recorded.empty() ? "no record before it is close to this far apart"
                                     : format_text("over %g times closer: ", kJumpFactor) + recorded;
         case Inputs::inside: return "its inputs are inside a class: " + recorded;
+        case Inputs::own: return "it does not follow from its own engine's input: " + recorded;
         case Inputs::unrecorded: break;
         }
         std::string text =
@@ -278,6 +290,31 @@ private:
                     (i < noise.classes.size() ? "inside " + noise.classes[i] : "outside every class");
         }
         line("noise", text);
+    }
+
+    void integers() {
+        const Integers &all = report_.integers;
+        if (!all.any()) return;
+        const char *name = "integers";
+        for (const auto &[totals, kind] : {std::pair(&all.codes, StageClass::codes), std::pair(&all.scales, StageClass::scale),
+                                           std::pair(&all.sums, StageClass::accumulator)}) {
+            std::string text = totals_text(*totals, kind);
+            if (text.empty()) continue;
+            if (totals->farthest_tie > 0)
+                text += format_text("; the farthest %s steps from its tie, %s allowed",
+                                    short_number(totals->farthest_tie).c_str(), short_number(kTieDistance).c_str());
+            line(name, text);
+            name = "";
+        }
+        if (*name)
+            line(name, format_text("equal: %llu codes, %llu scales, %llu sums", Llu(all.codes.values), Llu(all.scales.values),
+                                   Llu(all.sums.values)));
+        if (all.n_behind) {
+            line("", format_text("%llu records lie behind what rounding explains: its effect", Llu(all.n_behind)));
+        }
+        if (all.first_other && !*name)
+            line("", format_text("%llu records differ by something else, first %s", Llu(all.n_other),
+                                 place_name(*all.first_other, several_runs_).c_str()));
     }
 
     void counts() {

@@ -7,6 +7,7 @@
 #include <bitset>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -97,6 +98,8 @@ private:
     uint64_t total_ = 0;
 };
 
+class RawValues;
+
 struct Trace {
     std::string path;
     std::vector<std::string> files;
@@ -106,6 +109,7 @@ struct Trace {
     std::vector<const Record *> sorted;  // by key, duplicates left out; likewise
     uint64_t n_unparsable = 0;           // lines that are no valid record
     uint64_t n_duplicate = 0;
+    std::shared_ptr<RawValues> raw;      // of a side that holds raw values, else null
     Problems problems;    // always errors
     Problems incomplete;  // run_end counts that disagree with the records: errors unless missing records are allowed
 };

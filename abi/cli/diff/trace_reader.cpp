@@ -1,5 +1,6 @@
 #include "abi/cli/diff/trace_reader.h"
 
+#include "abi/cli/diff/raw_values.h"
 #include "abi/cli/diff/record_parser.h"
 #include "abi/cli/diff/text.h"
 #include "abi/cli/diff/trace_input.h"
@@ -278,7 +279,7 @@ std::vector<std::string> trace_files(const std::string &path, Problems &problems
     if (error) {
         problems.add(printable(path, 200) + ": " + error.message());
     } else if (files.empty()) {
-        problems.add(printable(path, 200) + ": no *.jsonl, *.jsonl.zst or *.trace in this folder, at least one expected");
+        problems.add(printable(path, 200) + ": no *.jsonl, *.jsonl.zst, *.trace or *.npy and no run-... in this folder, at least one expected");
     }
     std::sort(files.begin(), files.end());
     return files;
@@ -308,6 +309,12 @@ std::string duplicate_text(const Trace &trace, Key key, Place second, Place firs
 
 void stream_trace(const std::string &path, Trace &trace, const TakeRecord &take) {
     trace.path = path;
+    if (is_raw(path)) {
+        stream_raw(path, trace, take);
+        if (trace.n_records == 0 && trace.problems.empty())
+            trace.problems.add(printable(path, 200) + ": no row of a stage");
+        return;
+    }
     RecordParser parser;
     for (const std::string &file : trace_files(path, trace.problems)) {
         FileReader reader(trace, file, parser, take);

@@ -10,6 +10,7 @@
 
 #include "abi/cli/commands.h"
 #include "abi/cli/diff/arguments.h"
+#include "abi/cli/diff/envelopes.h"
 #include "abi/cli/diff/render.h"
 #include "abi/cli/explain/explain.h"
 #include "abi/cli/options.h"
@@ -38,6 +39,7 @@ struct ReportOptions {
     std::string diff_path, explain_path, crossval_path;
     ModelOptions model;
     diff::Arguments arguments;
+    envelope::EnvelopeOptions envelope;
 };
 
 void write_file(const std::string &path, const std::string &text) {
@@ -63,7 +65,12 @@ Document load_document(const std::string &path, std::initializer_list<Kind> expe
 }
 
 Document compare(const ReportOptions &options) {
-    const diff::Options resolved = options.arguments.resolved();
+    diff::Options resolved = options.arguments.resolved();
+    if (options.envelope.given()) {
+        resolved.find_envelopes = [&](const diff::Trace &a, const diff::Trace &b) {
+            return envelopes_for(a, b, options.envelope, options.model.path);
+        };
+    }
     diff::Trace a, b;
     const diff::Report compared = diff::compare_files(options.a, options.b, resolved, a, b);
     for (const std::string &error : compared.errors) print_error("report: " + error);
@@ -100,6 +107,9 @@ Document explain_recording(const ReportOptions &options, const std::string &path
 
 void check_options(const ReportOptions &options) {
     if (options.a.empty() != options.b.empty()) throw CommandError("report: one trace, expected two, A and B");
+    options.envelope.check();
+    if (options.a.empty() && options.envelope.given())
+        throw CommandError("report: --envelope judges two traces: expected A and B");
     if (!options.a.empty() && !options.diff_path.empty())
         throw CommandError("report: --diff stands in place of A and B");
     if (!options.recording.empty() && !options.explain_path.empty())
@@ -126,7 +136,7 @@ Documents gather(const ReportOptions &options) {
     const bool is_found = options.recording.empty() && options.explain_path.empty() && !options.b.empty();
     const std::string recording = is_found ? recording_in(options.b) : options.recording;
     if (recording.empty()) {
-        if (!options.model.path.empty())
+        if (!options.model.path.empty() && !options.envelope.given())
             throw CommandError("report: -m is for raw values, and there are none: name them with --recording");
     } else if (is_found && options.model.path.empty()) {
         documents.explain.why_absent = "raw values are in " + recording + ", but their model was not given (-m)";
@@ -196,6 +206,8 @@ void add_report_command(CLI::App &app, int &exit_code) {
         ->type_name("FILE");
     options->arguments.add_to(*command);
     options->model.add_to(*command);
+    options->envelope.add_to(*command);
+    command->get_option("--envelope")->excludes(command->get_option("--tolerance"));
     command->footer(report_footer);
     command->callback([options, &exit_code] { exit_code = write_report(*options); });
 }

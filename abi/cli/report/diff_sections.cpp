@@ -39,7 +39,8 @@ std::string inputs_html(const Saved &at) {
     if (inputs == "inside")
         return "leaves every class although its inputs are inside one" +
                (recorded.empty() ? "" : " (" + recorded + ")");
-    at.at("inputs").fail("equal, token, unrecorded, close or inside");
+    if (inputs == "own") return "does not follow from what its own engine recorded (" + recorded + ")";
+    at.at("inputs").fail("equal, token, unrecorded, close, inside or own");
 }
 
 std::string side_row(const Saved &document, const char *side, const char *key) {
@@ -252,6 +253,28 @@ Section diff_envelope(const Saved &document) {
     return section;
 }
 
+// Codes, scales and sums whose raw values are on both sides.
+std::string integers_html(const Saved &integers) {
+    Table table("Integers", {{"", false},
+                             {"values", true},
+                             {"differ", true},
+                             {"at rounding ties, last bits", true},
+                             {"by inputs that differ", true},
+                             {"not judged", true},
+                             {"input not recorded", true},
+                             {"wrong", true}});
+    for (const char *kind : {"codes", "scales", "sums"}) {
+        const Saved of = integers.at(kind);
+        std::vector<std::string> cells = {kind};
+        for (const char *key : {"values", "differ", "rounding", "inputs", "open", "unknown", "wrong"})
+            cells.push_back(number_of(of, key));
+        table.add(cells, of.count("wrong") ? "bad" : "");
+    }
+    const std::string text = integers.text("text");
+    return "<h3>Integers</h3>\n<p>" + (text.empty() ? "All codes, scales and sums are equal" : escaped(text)) + ".</p>\n" +
+           table.html();
+}
+
 Section diff_counts(const Saved &document) {
     Section section;
     section.html = heading("Counts", "");
@@ -272,6 +295,7 @@ Section diff_counts(const Saved &document) {
     if (!lines.empty()) section.html += "<h3>Errors</h3>\n<ul class=\"lines\">\n" + lines + "</ul>\n";
     table.be_narrow();
     section.html += table.html();
+    if (document.has("integers")) section.html += integers_html(document.at("integers"));
     return section;
 }
 

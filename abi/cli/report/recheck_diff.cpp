@@ -110,7 +110,15 @@ Verdict judge_logits(const Saved &document, const Saved &automatic) {
                 text_of("no verdict: %s of %s logits cannot be judged from what the traces hold",
                         with_commas(n_unjudged).c_str(), with_commas(n_logits).c_str()),
                 {}};
+    const uint64_t n_unexplained = automatic.has("unexplained") ? automatic.count("unexplained") : 0;
+    if (n_unexplained > 0 && !document.flag_or("allow_missing", false))
+        return {2,
+                text_of("no verdict: %s integers are unexplained because their input was not recorded",
+                        with_commas(n_unexplained).c_str()),
+                {}};
     const Saved counts = document.at("counts");
+    if (n_logits == 0 && automatic.flag_or("rounding", false))
+        return {0, document.at("integers").text("text") + "; what else differs lies behind that", {}};
     if (n_logits == 0 && counts.count("equal") < counts.count("compared"))
         return {2,
                 "no verdict: the engines differ, so --tolerance auto looks at logits only, and no logits were "
@@ -122,18 +130,23 @@ Verdict judge_logits(const Saved &document, const Saved &automatic) {
             {}};
 }
 
-Verdict judge_automatic(const Saved &document) {
+// What the comparison noted for a rule that needs more than distances.
+Saved automatic_of(const Saved &document, const std::string &asked) {
     if (!document.has("automatic"))
-        throw CommandError(document.place() +
-                           ": --tolerance auto cannot be judged: the file does not say what it needs "
-                           "(\"automatic\"); give exact or a number");
-    const Saved automatic = document.at("automatic");
+        throw CommandError(document.place() + ": --tolerance " + asked +
+                           " cannot be judged: the file does not say what it needs (\"automatic\"); give exact or a number");
+    return document.at("automatic");
+}
+
+Verdict judge_automatic(const Saved &document) {
+    const Saved automatic = automatic_of(document, "auto");
     return automatic.text("rule") == "hashes" ? judge_exact(document) : judge_logits(document, automatic);
 }
 
 Verdict judge_by(const Saved &document, const diff::Tolerance &tolerance) {
     const auto rule = tolerance.rule();
     if (!rule) return judge_automatic(document);
+    if (rule == Rule::logits) return judge_logits(document, automatic_of(document, tolerance.text));
     return rule == Rule::hashes ? judge_exact(document) : judge_distance(document, tolerance.max_distance());
 }
 
@@ -141,7 +154,7 @@ Verdict judge_as_saved(const Saved &document) {
     const std::string rule = document.text("rule");
     if (rule == "hashes") return judge_exact(document);
     if (rule == "distance") return judge_distance(document, document.number("tolerance"));
-    if (rule == "logits") return judge_automatic(document);
+    if (rule == "logits") return judge_logits(document, automatic_of(document, "auto"));
     throw CommandError(document.place() + ": its rule \"" + printable(rule) +
                        "\" needs more than the file holds: give --tolerance exact, auto or a number");
 }
