@@ -264,7 +264,8 @@ std::string match_sentence(const Report &report) {
             report.noise->classes[*report.noise->noise_class].c_str(), Llu(counts.compared), Llu(counts.equal),
             Llu(counts.unjudged));
     }
-    const std::string integers = integers_text(report.integers);
+    std::string integers = totals_text(report.integers.codes, StageClass::codes);
+    if (integers.empty()) integers = totals_text(report.integers.scales, StageClass::scale);
     if (comparison.rule == Rule::logits && comparison.n_logits == 0) {
         return integers + format_text(". Of %llu records %llu differ by no more than that or in last bits, %llu lie behind "
                                       "those as their effect; no logits were recorded.",

@@ -255,7 +255,7 @@ Section diff_envelope(const Saved &document) {
 
 // Codes, scales and sums whose raw values are on both sides.
 std::string integers_html(const Saved &integers) {
-    Table table("Integers", {{"", false},
+    Table table("What explains those that differ", {{"", false},
                              {"values", true},
                              {"differ", true},
                              {"at rounding ties, last bits", true},

@@ -233,6 +233,38 @@ class Real(Case):
         for missing in ("no raw values were given", "no cross-validation was given"):
             self.assertIn("Not recorded: " + missing, text.all)
 
+    def test_an_envelope_judges_as_it_does_in_diff(self):
+        """F16 keys and values are noise, SiLU is not: in the sentence, the noise classes, the map, and the exit code."""
+        envelope, f16 = self.folder / "e.json", self.folder / "f16.jsonl"
+        prompt = ["-p", "The answer to 2+2 is"]
+        run("envelope", *prompt, "--seeds", 1, "-o", envelope, expect=0)
+        run("trace", *prompt, "--kv", "f16", "-o", f16, expect=0)
+        for other, code, word in ((f16, 0, "MATCH "), (self.b, 1, "DIVERGENCE ")):
+            document = json.loads(run("diff", self.a, other, "--envelope", envelope, "--format", "json", expect=code).stdout)
+            page, text = self.report(f"envelope_{code}", self.a, other, "--envelope", envelope, expect=code)
+            self.assertTrue(text.h1.startswith(word), text.h1)
+            self.assertIn(document["text"][1:], text.h1)
+            self.assertEqual(page, self.report("saved_envelope", "--diff", self.save("e_diff.json", document), expect=code)[0]
+                             .replace(str(self.folder / "e_diff.json"), f"bitnet diff {self.a} {other}"))
+            self.assertIn("Noise classes", text.all)
+            outside = document["envelope"]["records"]["outside"]
+            self.assertIn(f"Outside every class: {outside:,}.", text.all)
+            self.assertEqual(outside > 0, code == 1)
+            # Without it the bits would decide.
+            run("report", self.a, other, "-o", self.folder / "bits.html", expect=1)
+        # Measured where the cache has none, with the model that is named.
+        cache = {"XDG_CACHE_HOME": str(self.folder / "cache")}
+        done = subprocess.run([BITNET, "report", self.a, f16, "--envelope", "auto", "-m", SOURCE / "scripts/demo_model/demo.gguf", "-o",
+                               self.folder / "auto.html"], capture_output=True, env={**os.environ, **cache}, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertEqual(len(list((self.folder / "cache/bitnet/envelopes").iterdir())), 1)
+        self.assertIn("expected A and B", self.error_of("--envelope", envelope, "--recording", RECORDING, "-m", SMALL))
+        self.assertIn("--no-cache", self.error_of(self.a, f16, "--no-cache"))
+        self.assertIn("--envelope", run("report", self.a, f16, "--envelope", envelope, "--tolerance", "1", expect=2).stderr.decode())
+        other = self.folder / "other.jsonl"
+        run("trace", "-p", "Another one", "-o", other, expect=0)
+        self.assertIn("an envelope of something else", self.error_of(other, other, "--envelope", envelope))
+
     def test_the_figure_in_the_repository(self):
         """As REPORT.md says how it is made; the engine's bits are the same on every machine."""
         self.report("figure", self.a, self.b, expect=1)
