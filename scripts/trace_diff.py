@@ -6,15 +6,15 @@
 A and B are traces in JSONL (schema 1 of plugins/TRACE_FORMAT.md): a file, or a folder whose *.jsonl are read in name order.
 BitNet-rs's records serve as well: a folder of *.trace files, one JSON object each, or JSONL of such objects. They have a hash
 and a root mean square but no sketch, so between them and other records equal bits agree, sizes too far apart differ, and
-nothing else can be judged. So do raw values: a folder of the npy plugin, or an .npz of arrays. Where both sides have them, distances are
-exact, and codes that differ are explained by rounding ties or are not. Verdict, exit code and first difference are those of `bitnet diff` (abi/cli/diff/DIFF.md);
-what goes beyond them, the operation at fault, the growth over the layers and envelopes (--envelope), is `bitnet diff`'s alone.
+nothing else can be judged. So do raw values: a folder of the npy plugin, or an .npz of arrays. Where both sides have them,
+distances are exact, and codes that differ are explained by rounding ties or are not. Verdict, exit code, first difference and
+what is said of integers are those of `bitnet diff` (abi/cli/diff/DIFF.md); what goes beyond them, the operation at fault, the
+growth over the layers and envelopes (--envelope), is `bitnet diff`'s alone. One file, so that it can be copied to where it is needed.
 
 Exit codes: 0 match, 1 divergence, 2 error. The report goes to stdout, errors to stderr.
 """
 
 import argparse
-import ast
 import base64
 import ctypes
 import json
@@ -23,6 +23,7 @@ import re
 import struct
 import sys
 import zipfile
+import zlib
 from array import array
 from functools import cached_property
 from pathlib import Path
@@ -565,10 +566,11 @@ def read_trace_file(trace, path):
 
 # --- raw values ------------------------------------------------------------------------------------------------------
 
-ROUNDS = (tuple(range(16)), (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8))
+PERMUTATION = (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)
 BLAKE3_IV = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
 CHUNK_START, CHUNK_END, PARENT, ROOT = 1, 2, 4, 8
-MIXED = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15), (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14))
+MIXED = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15), (0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13),
+         (3, 4, 9, 14))
 
 
 def blake3_compress(chaining, words, counter, length, flags):
@@ -583,7 +585,7 @@ def blake3_compress(chaining, words, counter, length, flags):
                 x = s[b] ^ s[c]
                 s[b] = (x >> second | x << (32 - second)) & UINT32_MAX
         if turn < 6:
-            words = [words[i] for i in ROUNDS[1]]
+            words = [words[i] for i in PERMUTATION]
     return [s[i] ^ s[i + 8] for i in range(8)]
 
 
@@ -629,6 +631,17 @@ NPY_TYPES = {"<f4": ("F32", 4), "<f2": ("F16", 2), "<u2": ("BF16", 2), "|i1": ("
              "<f8": ("F32", 8)}
 
 
+NPY_SHAPE = re.compile(r"\([ ,]*([0-9]+[ ,]+)*([0-9]+)?\)")
+
+
+def header_value(header, key):
+    """What stands after 'key': in the header, a Python literal."""
+    _, found, rest = header.partition(f"'{key}':")
+    if not found:
+        raise LineError(f"its header has no '{key}'")
+    return rest.lstrip(" ")
+
+
 def parse_npy(data):
     """(dtype, shape, bytes of the values)"""
     if len(data) < 12 or data[:6] != b"\x93NUMPY":
@@ -637,26 +650,28 @@ def parse_npy(data):
     n_header = int.from_bytes(data[8:begin], "little")
     if n_header > len(data) - begin:
         raise LineError("it ends inside its header")
-    try:
-        header = ast.literal_eval(data[begin:begin + n_header].decode("latin-1").strip())
-        descr, fortran, shape = header["descr"], header["fortran_order"], tuple(header["shape"])
-    except (ValueError, SyntaxError, KeyError, TypeError) as error:
-        raise LineError(f"its header is damaged: {error}") from None
-    if fortran:
+    header = data[begin:begin + n_header].decode("latin-1")
+    if not header_value(header, "fortran_order").startswith("False"):
         raise LineError("it is in Fortran order: expected C order")
-    if descr not in NPY_TYPES or not all(is_int(size) and size >= 0 for size in shape):
-        raise LineError(f"type {descr}: expected {', '.join(NPY_TYPES)}")
-    dtype, n_bytes = NPY_TYPES[descr]
+    match = NPY_SHAPE.match(header_value(header, "shape"))
+    shape = [int(size) for size in re.findall("[0-9]+", match[0])] if match else []
+    if not match or math.prod(shape) > 1 << 32:
+        raise LineError("the shape in its header is damaged")
+    quoted = header_value(header, "descr")[:5]
+    if quoted[1:4] not in NPY_TYPES or quoted != f"'{quoted[1:4]}'":
+        raise LineError(f"type {quoted}: expected {', '.join(NPY_TYPES)}")
+    dtype, n_bytes = NPY_TYPES[quoted[1:4]]
     values = data[begin + n_header:]
     if len(values) != n_bytes * math.prod(shape):
         raise LineError(f"{len(values)} bytes of values: expected {n_bytes * math.prod(shape)}, by its header")
-    if descr == "<i8":
+    if quoted == "'<i8'":
         wide = struct.unpack(f"<{len(values) // 8}q", values)
         if any(not -(1 << 31) <= value < 1 << 31 for value in wide):
             raise LineError("a number in it does not fit in 32 bits")
         values = struct.pack(f"<{len(wide)}i", *wide)
-    elif descr == "<f8":
-        values = struct.pack(f"<{len(values) // 8}f", *(to_f32(value) for value in struct.unpack(f"<{len(values) // 8}d", values)))
+    elif quoted == "'<f8'":
+        wide = struct.unpack(f"<{len(values) // 8}d", values)
+        values = struct.pack(f"<{len(wide)}f", *map(to_f32, wide))
     return dtype, shape, values
 
 
@@ -768,7 +783,7 @@ class RawReader:
         try:
             fields = parse_object(path.read_bytes())
             complete, record, first, tokens = (fields.first(key) for key in ("complete", "run", "first_position", "tokens"))
-            if not isinstance(complete, bool) or not isinstance(record, Pairs) or not is_int(first) or not isinstance(tokens, list):
+            if not (isinstance(complete, bool) and isinstance(record, Pairs) and is_int(first) and isinstance(tokens, list)):
                 raise LineError("complete, run, first_position or tokens: not as expected")
             if first < 0 or first > RAW_POSITIONS_MAX or len(tokens) > RAW_POSITIONS_MAX:
                 raise LineError("more positions than there can be")
@@ -777,7 +792,8 @@ class RawReader:
             self.trace.runs[-1] = parse_run(record)[0]
             self.set_tokens(first, tokens)
             if not complete:
-                self.trace.problems.append(f"{printable(str(path.parent))}: cut short: its run.json says that the run is not complete")
+                self.trace.problems.append(f"{printable(str(path.parent))}: cut short: its run.json says that the run is not "
+                                           "complete")
             return fields.first("records") or 0
         except (OSError, LineError) as error:
             self.unparsable(f"{path}: {error}")
@@ -812,7 +828,7 @@ class RawReader:
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
                     arrays.append((name, archive.read(name)))
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             self.unparsable(f"{path}: {error}")
             return
         for name, data in arrays:
@@ -876,9 +892,15 @@ def read_raw(path):
 
 
 def read_trace(path):
-    raw = read_raw(path)
-    if raw:
-        return raw
+    try:
+        return read_raw(path) or read_records(path)
+    except OSError as error:  # a folder that cannot be listed
+        trace = Trace(path)
+        trace.problems.append(f"{printable(path)}: {error.strerror}")
+        return trace
+
+
+def read_records(path):
     trace = Trace(path)
     folder = Path(path)
     if not folder.is_dir():
@@ -894,7 +916,8 @@ def read_trace(path):
         if files[".zst"] and not files[".trace"]:
             JsonlReader(trace, files[".zst"][0]).read()
     if not any(files.values()):
-        trace.problems.append(f"{printable(path)}: no *.jsonl, *.trace or *.npy and no run-... in this folder, at least one expected")
+        trace.problems.append(f"{printable(path)}: no *.jsonl, *.trace or *.npy and no run-... in this folder, at least one "
+                              "expected")
     return trace
 
 
@@ -1194,9 +1217,10 @@ class IntegerPair:
 
     def as_json(self):
         index, a, b, real_a, real_b = self.shown or (0, 0.0, 0.0, None, None)
+        shown = {"a": float(a), "b": float(b), "real_a": real_a, "real_b": real_b}
         return {"outcome": self.outcome, "values": self.n, "differ": sum(self.counts.values()), **self.counts,
-                "largest": finite_json(self.largest), "farthest_tie": self.farthest_tie, "index": index, "a": finite_json(float(a)),
-                "b": finite_json(float(b)), "real_a": finite_json(real_a), "real_b": finite_json(real_b)}
+                "largest": finite_json(self.largest), "farthest_tie": self.farthest_tie, "index": index,
+                **{key: finite_json(value) for key, value in shown.items()}}
 
 
 def finite_json(value):
@@ -1342,7 +1366,8 @@ class Comparison:
         self.first = self.first_missing_in_a = self.first_missing_in_b = None
         self.n_logits, self.n_logits_unjudged, self.first_unjudged = 0, 0, None
         self.would_pass, self.problems = 0.0, []
-        self.pairs, self.integers = [], {}  # (row of A, row of B, relation, distance) and, by key, integers that differ, of raw values
+        # Of raw values: (row of A, row of B, relation, distance) and, by key, the integers that differ.
+        self.pairs, self.integers = [], {}
         self.run, self.differs_before = None, False
         self.match_records()
 
@@ -1575,7 +1600,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("A", help="reference trace: a file, or a folder of *.jsonl, of *.trace or of *.npy")
     parser.add_argument("B", help="the other trace")
-    parser.add_argument("--tolerance", type=tolerance, default="auto", help="auto (default), exact, ties or a relative L2 distance")
+    parser.add_argument("--tolerance", type=tolerance, default="auto",
+                        help="auto (default), exact, ties or a relative L2 distance")
     parser.add_argument("--ignore", type=preflight_key, action="append", default=[], metavar="KEY",
                         help="difference of the run records to accept; repeatable")
     parser.add_argument("--allow-missing", action="store_true", help="records that only one trace has are no error")

@@ -92,7 +92,8 @@ public:
         e.real_a = a.real(e.index, out_.n);
         e.real_b = b.real(e.index, out_.n);
         if (!e.real_a && !e.real_b) return IntegerOutcome::unknown;
-        const double off_a = e.real_a ? std::fabs(*e.real_a - tie) : 0, off_b = e.real_b ? std::fabs(*e.real_b - tie) : 0;
+        const double off_a = e.real_a ? std::fabs(*e.real_a - tie) : 0,
+                     off_b = e.real_b ? std::fabs(*e.real_b - tie) : 0;
         if (step == 1 && off_a <= kTieDistance && off_b <= kTieDistance) {
             out_.farthest_tie = std::max({out_.farthest_tie, off_a, off_b});
             return IntegerOutcome::rounding;
@@ -158,7 +159,10 @@ public:
         if (stage.stage_class == StageClass::accumulator) return sums(judge, key, stage);
         const Key x = sibling(key, stage.inputs[0].node);
         Quantised a(a_.find(x)), b(b_.find(x));
-        judge.out().missing = !a.x && !b.x ? stage_name(x) : !a.x ? stage_name(x) + " of A" : !b.x ? stage_name(x) + " of B" : "";
+        judge.out().missing = !a.x && !b.x ? stage_name(x)
+                              : !a.x       ? stage_name(x) + " of A"
+                              : !b.x       ? stage_name(x) + " of B"
+                                           : "";
         judge.out().inputs_equal = a.x && b.x && a.x->dtype == b.x->dtype && a.x->bytes == b.x->bytes;
         if (stage.stage_class == StageClass::scale)
             return judge.run([&](IntegerPair::Element &e) { return judge.scale(e, a, b); });
@@ -218,7 +222,9 @@ Integers total_integers(const Trace &a, const Trace &b, const Comparison &compar
     for (const Pair &pair : comparison.pairs) {
         const StageClass kind = find_stage(int(node_of(pair.key())))->stage_class;
         if (!is_integer(kind)) continue;
-        IntegerTotals &totals = kind == StageClass::codes ? out.codes : kind == StageClass::scale ? out.scales : out.sums;
+        IntegerTotals &totals = kind == StageClass::codes   ? out.codes
+                                : kind == StageClass::scale ? out.scales
+                                                            : out.sums;
         ++totals.rows;
         totals.values += a.raw->size_of(pair.key());
         totals.rows_equal += pair.is(Pair::same_bits);

@@ -15,8 +15,8 @@ struct Comparison;
 struct Pair;
 struct Trace;
 
-// How far from k + 0.5 the real value of a code may lie, in code steps, for either neighbour to be right: the product of
-// value and scale, each off by an ulp, at 127.
+// How far from k + 0.5 the real value of a code may lie, in code steps, for either neighbour to be right: the product
+// of value and scale, each off by an ulp, at 127.
 inline constexpr double kTieDistance = 4e-5;
 // What the last bit of its largest value leaves to a scale, relative.
 inline constexpr double kScaleDistance = 2.4e-7;

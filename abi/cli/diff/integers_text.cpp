@@ -32,7 +32,9 @@ std::string numbers_text(StageClass kind, const Numbers &n) {
         {n.open, sums ? "within what the codes that differ can make, not judged: the weights are not known"
                       : "not judged: of another quantiser"},
         {n.unknown, "unexplained because the input was not recorded"},
-        {n.wrong, codes ? "without a tie" : sums ? "beyond what their codes make" : "too far apart"}};
+        {n.wrong, codes  ? "without a tie"
+                  : sums ? "beyond what their codes make"
+                         : "too far apart"}};
     const char *between = ": ";
     for (const auto &[count, what] : parts) {
         if (count == 0) continue;
@@ -52,7 +54,8 @@ std::string integer_text(const IntegerPair &pair, const Stage &stage) {
 
 std::string element_text(const IntegerPair &pair, const Stage &stage) {
     const IntegerPair::Element &e = pair.shown;
-    std::string text = format_text("[%llu]: %s against %s", Llu(e.index), full_number(e.a).c_str(), full_number(e.b).c_str());
+    std::string text =
+        format_text("[%llu]: %s against %s", Llu(e.index), full_number(e.a).c_str(), full_number(e.b).c_str());
     if (stage.stage_class == StageClass::accumulator)
         return text + (pair.missing.empty() ? format_text("; the codes that differ can make %.0f", pair.bound)
                                             : "; " + pair.missing + " was not recorded");
@@ -71,9 +74,9 @@ std::string totals_text(const IntegerTotals &t, StageClass kind) {
 
 std::string integers_text(const Integers &integers) {
     std::string text;
-    for (const auto &[totals, kind] : {std::pair(&integers.codes, StageClass::codes),
-                                       std::pair(&integers.scales, StageClass::scale),
-                                       std::pair(&integers.sums, StageClass::accumulator)}) {
+    for (const auto &[totals, kind] :
+         {std::pair(&integers.codes, StageClass::codes), std::pair(&integers.scales, StageClass::scale),
+          std::pair(&integers.sums, StageClass::accumulator)}) {
         const std::string part = totals_text(*totals, kind);
         if (!part.empty()) text += (text.empty() ? "" : "; ") + part;
     }

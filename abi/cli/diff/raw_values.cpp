@@ -106,8 +106,8 @@ private:
         for (const recording::RowFile &file : folder.rows) add_file(path, file, ++number);
         const uint64_t n_there = folder.rows.size();
         if (n_said && n_said != n_there) {
-            trace_.incomplete.add(format_text("%s/run.json says %llu rows, %llu are there", printable(path, 200).c_str(),
-                                              static_cast<unsigned long long>(n_said),
+            trace_.incomplete.add(format_text("%s/run.json says %llu rows, %llu are there",
+                                              printable(path, 200).c_str(), static_cast<unsigned long long>(n_said),
                                               static_cast<unsigned long long>(n_there)));
         }
     }
@@ -134,7 +134,8 @@ private:
         try {
             recording::Npz npz = recording::read_npz(path);
             set_tokens(npz.tokens);
-            for (const std::string &name : npz.passed_by) unparsable(path + ": array '" + name + "': of no known stage");
+            for (const std::string &name : npz.passed_by)
+                unparsable(path + ": array '" + name + "': of no known stage");
             arrays = std::move(npz.arrays);
         } catch (const CommandError &error) {
             unparsable(error.what());

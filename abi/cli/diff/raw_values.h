@@ -1,5 +1,5 @@
-// Raw values as a side of a comparison: what the npy plugin writes, or an .npz of arrays. Each row becomes a record like any
-// other, and can be read again for what records cannot tell.
+// Raw values as a side of a comparison: what the npy plugin writes, or an .npz of arrays. Each row becomes a record
+// like any other, and can be read again for what records cannot tell.
 #pragma once
 
 #include "abi/cli/diff/trace.h"
@@ -43,8 +43,8 @@ private:
     };
     struct Arrays;
 
-    std::vector<std::string> files_;   // of a folder's rows
-    std::unique_ptr<Arrays> arrays_;   // of an .npz: they stay in memory
+    std::vector<std::string> files_;  // of a folder's rows
+    std::unique_ptr<Arrays> arrays_;  // of an .npz: they stay in memory
     std::unordered_map<Key, Source> places_;
 };
 

@@ -279,7 +279,8 @@ std::vector<std::string> trace_files(const std::string &path, Problems &problems
     if (error) {
         problems.add(printable(path, 200) + ": " + error.message());
     } else if (files.empty()) {
-        problems.add(printable(path, 200) + ": no *.jsonl, *.jsonl.zst, *.trace or *.npy and no run-... in this folder, at least one expected");
+        problems.add(printable(path, 200) +
+                     ": no *.jsonl, *.jsonl.zst, *.trace or *.npy and no run-... in this folder, at least one expected");
     }
     std::sort(files.begin(), files.end());
     return files;

@@ -12,8 +12,8 @@ namespace bitnet::diff {
 using TakeRecord = std::function<void(const Record &)>;
 
 // `path`: a file, or a folder whose *.jsonl and *.jsonl.zst are read in name order with their runs renumbered; a folder
-// without any holds BitNet-rs's *.trace, or raw values (raw_values.h). Hands every record to `take` as it is read, duplicates included, and fills the
-// rest of `trace` before it returns.
+// without any holds BitNet-rs's *.trace, or raw values (raw_values.h). Hands every record to `take` as it is read,
+// duplicates included, and fills the rest of `trace` before it returns.
 void stream_trace(const std::string &path, Trace &trace, const TakeRecord &take);
 
 // All of it, records too.

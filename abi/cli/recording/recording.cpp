@@ -85,8 +85,8 @@ void add_array(Npz &out, const std::string &name, Array array) {
     }
     if (array.shape.empty() || array.shape[0] == 0) throw CommandError("it has no rows");
     if (array.shape[0] > uint64_t(positions_max))
-        throw CommandError(text_of("%llu rows: expected at most %d", static_cast<unsigned long long>(array.shape[0]),
-                                   positions_max));
+        throw CommandError(
+            text_of("%llu rows: expected at most %d", static_cast<unsigned long long>(array.shape[0]), positions_max));
     out.arrays.push_back({name, layer, stage, std::move(array)});
 }
 

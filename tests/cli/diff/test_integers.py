@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Codes, scales and sums of two engines in `bitnet diff` and in scripts/trace_diff.py: python3 test_integers.py BITNET [options]
+"""Codes, scales and sums of two engines in `bitnet diff` and scripts/trace_diff.py: python3 test_integers.py BITNET [options]
 
 The engines are numpy's: an RMSNorm row, the paper's quantiser (s = 127 / max|x|, q = round(x s)), a ternary matrix. What differs is
 put in by hand, and what must be said of it is counted here, in f64, from the definition of a tie.
@@ -211,6 +211,12 @@ class Case(unittest.TestCase):
         report = self.pair(Engine(x, self.weights).rows(), Engine(x, self.weights, {5: -2}).rows(), DIVERGENCE)
         self.assertEqual((report["first"]["integers"]["outcome"], report["first"]["integers"]["largest"]), ("wrong", 2))
 
+        # On both sides of the right code: the real value lies next to their middle, which is no tie.
+        x = row_with_ties({5: (2, 0.5)})
+        self.assertEqual(Engine(x, self.weights).codes[5], 3)
+        sides = [Engine(x, self.weights, {5: step}).rows() for step in (-1, 1)]
+        self.assertEqual(self.pair(*sides, DIVERGENCE)["first"]["integers"]["wrong"], 1)
+
     # --- scales ---
 
     def test_a_scale_an_ulp_away(self):
@@ -225,6 +231,22 @@ class Case(unittest.TestCase):
         far = Engine(x, self.weights, scale=np.float32(64 * (1 + 3e-7)))
         report = self.pair(a.rows(), far.rows(), DIVERGENCE)
         self.assertEqual((report["first"]["stage"], report["first"]["integers"]["real_b"]), ("attn_norm.scale", 64.0))
+
+    def test_scales_of_rows_that_differ(self):
+        """Each is held against its own row; of two that both do something else nothing is said."""
+        x = row_with_ties()
+        y = x.copy()
+        y[0] *= np.float32(1 + 1e-4)
+        own = [Engine(row, self.weights).s for row in (x, y)]
+        self.assertGreater(abs(float(own[0]) / float(own[1]) - 1), SCALE)
+        for scales, outcome in ((own, "inputs"), ((own[0], np.float32(50)), "wrong"), ((np.float32(50), own[1]), "wrong"),
+                                ((np.float32(50), np.float32(40)), "open")):
+            rows = [{(0, 0, "attn_norm"): row, (0, 0, "attn_norm.scale"): np.array([scale])} for row, scale in zip((x, y), scales)]
+            report = self.pair(*rows, DIVERGENCE if outcome == "wrong" else ERROR)
+            self.assertEqual([report["integers"]["scales"][key] for key in ("differ", outcome)], [1, 1])
+        # Of one row both cannot be right, whatever quantiser it is.
+        rows = [{(0, 0, "attn_norm"): x, (0, 0, "attn_norm.scale"): np.array([np.float32(scale)])} for scale in (50, 40)]
+        self.assertEqual(self.pair(*rows, DIVERGENCE)["first"]["stage"], "attn_norm.scale")
 
     def test_without_scales_the_formula_serves(self):
         x = row_with_ties({5: (3, 0)})
@@ -470,6 +492,23 @@ class Case(unittest.TestCase):
         (self.path / "d.npz").write_bytes(paths[0].read_bytes()[:-30])
         self.diff(ERROR, paths[0], self.path / "d.npz")
 
+    def test_types(self):
+        """Every type that NPY files may have, of values that all of them can say: multiples of 1/128, at a scale of 64."""
+        random = np.random.default_rng(8)
+        steps = random.integers(-250, 250, N)
+        steps[0], steps[9] = 254, 7  # 3.5 code steps
+        x = (steps / 128).astype(np.float32)
+        a = Engine(x, self.weights)
+        b = Engine(x, self.weights, {9: -1 if a.codes[9] == 4 else 1})
+        bf16 = (x.view(np.uint32) >> 16).astype(np.uint16)
+        for of_x in (x, x.astype(np.float64), x.astype(np.float16), bf16):
+            for dtype in (np.int8, np.int32, np.int64, np.float32):
+                rows = [{**engine.rows(), (0, 0, "attn_norm"): of_x, (0, 0, "attn_norm.codes"): engine.codes.astype(dtype)}
+                        for engine in (a, b)]
+                self.assertEqual(self.pair(*rows, MATCH)["integers"]["codes"]["rounding"], 1, (of_x.dtype, dtype))
+        rows = a.rows(), {**a.rows(), (0, 0, "attn_norm.codes"): np.array([1 << 40] * N)}
+        self.pair(*rows, ERROR)
+
     def test_damaged_folders(self):
         a = Engine(row_with_ties(), self.weights).rows()
         good = self.folder("a", a)
@@ -498,6 +537,15 @@ class Case(unittest.TestCase):
                 "json": lambda run: (run / "run.json").write_text("{"),
         }.items():
             self.diff(ERROR, good, damaged(name, change))
+        # Bytes of a header: what one program reads the other reads too.
+        data = (good / "run-000000" / codes).read_bytes()
+        for at in (*range(0, 70, 3), 118, 126, 127, 128):
+            for byte in (b" ", b"1", b"'"):
+                folder = damaged("byte", lambda run: (run / codes).write_bytes(data[:at] + byte + data[at + 1:]))
+                options = good, folder, "--tolerance", "1e9"
+                theirs = subprocess.run([BITNET, "diff", *options], capture_output=True, timeout=60).returncode
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    self.assertEqual(TRACE_DIFF.main([str(option) for option in options]), theirs, (at, byte))
         self.diff(ERROR, good, damaged("unfinished", lambda run: None, complete=False))
         self.diff(ERROR, good, damaged("count", lambda run: None, records=9))
         self.diff(MATCH, good, damaged("count", lambda run: None, records=9), "--allow-missing")

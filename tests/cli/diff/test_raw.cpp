@@ -48,7 +48,9 @@ TEST(Raw, ARowsRecordIsThatOfTheSecondImplementation) {
         const Folder folder;
         // Records are compared as they are read: all of the writer's statistics against ours.
         SampleTrace sample;
-        sample.keep = [](int seq, int layer, const std::string &stage) { return seq == 0 && layer == 0 && stage == "attn_norm"; };
+        sample.keep = [](int seq, int layer, const std::string &stage) {
+            return seq == 0 && layer == 0 && stage == "attn_norm";
+        };
         sample.fault = [&](int, int, const std::string &stage, std::vector<float> &out) {
             if (stage == "attn_norm") out = values;
         };
