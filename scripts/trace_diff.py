@@ -22,7 +22,6 @@ import math
 import re
 import struct
 import sys
-import zipfile
 import zlib
 from array import array
 from functools import cached_property
@@ -789,6 +788,8 @@ class RawReader:
                 raise LineError("more positions than there can be")
             if not all(token is None or is_int(token) for token in tokens):
                 raise LineError("tokens: ids or null expected")
+            if text_of("record", record.first("record")) != "run":
+                bad("record", record.first("record"), "run")
             self.trace.runs[-1] = parse_run(record)[0]
             self.set_tokens(first, tokens)
             if not complete:
@@ -823,40 +824,82 @@ class RawReader:
 
     def read_npz(self, path):
         self.trace.runs.append(Run())
-        arrays = []
+        arrays, tokens, passed_by = [], (), []
         try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    arrays.append((name, archive.read(name)))
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            for entry, data in zip_entries(Path(path).read_bytes()):
+                name = entry[:-4] if entry.endswith(".npy") else None
+                match = name and re.fullmatch(r"(-?[0-9]+)/(.*)", name, re.DOTALL)
+                array_of = parse_npy(data) if name is not None else None
+                if name == "ids":
+                    tokens = self.parse_ids(*array_of)
+                elif match and match[2] in NODE and -(1 << 31) <= int(match[1]) < 1 << 31:
+                    if not array_of[1] or not 0 < array_of[1][0] <= RAW_POSITIONS_MAX:
+                        raise LineError(f"array '{entry}': no rows, or too many")
+                    arrays.append((entry, int(match[1]), match[2], *array_of))
+                else:
+                    passed_by.append(entry)
+        except (OSError, LineError) as error:
             self.unparsable(f"{path}: {error}")
             return
-        for name, data in arrays:
+        self.set_tokens(0, tokens)
+        for entry in passed_by:
+            self.unparsable(f"{path}: array '{entry}': of no known stage")
+        for entry, layer, stage, dtype, shape, values in arrays:
             try:
-                self.add_array(name.removesuffix(".npy") if name.endswith(".npy") else "", name, data, path)
+                self.add_rows(f"{path}: {entry}", layer, stage, dtype, shape[0], values)
             except LineError as error:
-                self.unparsable(f"{path}: array '{name}': {error}")
+                self.unparsable(f"{path}: array '{entry}': {error}")
 
-    def add_array(self, name, entry, data, path):
-        match = re.fullmatch(r"(-?[0-9]+)/(.*)", name)
-        if name != "ids" and (not match or match[2] not in NODE):
-            raise LineError("of no known stage")
-        dtype, shape, values = parse_npy(data)
-        if name == "ids":
-            if dtype != "I32":
-                raise LineError("expected integers")
-            self.set_tokens(0, struct.unpack(f"<{len(values) // 4}i", values))
-            return
-        if not shape or shape[0] == 0:
-            raise LineError("it has no rows")
-        n, element = shape[0], ELEMENT_BYTES[dtype]
-        n_bytes = len(values) // n
+    @staticmethod
+    def parse_ids(dtype, _, values):
+        if dtype != "I32":
+            raise LineError("array 'ids': expected integers")
+        return struct.unpack(f"<{len(values) // 4}i", values)
+
+    def add_rows(self, place, layer, stage, dtype, n, values):
+        """One row for each token from position 0."""
+        element, n_bytes = ELEMENT_BYTES[dtype], len(values) // n
         for r in range(n):
             row = values[r * n_bytes:(r + 1) * n_bytes]
-            if match[2] in ("attn_scores", "attn_scores_softmax"):  # filled up to the last position
+            if stage in ("attn_scores", "attn_scores_softmax"):  # filled up to the last position
                 line = n * element
                 row = b"".join(row[at:at + (r + 1) * element] for at in range(0, n_bytes - line + 1, line))
-            self.add(int(match[1]), match[2], r, dtype, row, f"{path}: {entry}[{r}]")
+            self.add(layer, stage, r, dtype, row, f"{place}[{r}]")
+
+
+def zip_entries(archive):
+    """(name, bytes) of each file, as strict as `bitnet diff`: zipfile repairs some archives that are damaged."""
+    def numbers(layout, at):
+        if at + struct.calcsize(layout) > len(archive):
+            raise LineError("the archive ends early")
+        return struct.unpack_from(layout, archive, at)
+    end = archive.rfind(b"PK\5\6", 0, max(0, len(archive) - 18))
+    if end < 0:
+        raise LineError("not a ZIP archive")
+    (n,), (at,) = numbers("<H", end + 10), numbers("<I", end + 16)
+    for _ in range(n):
+        if numbers("<4s", at) != (b"PK\1\2",):
+            raise LineError("the archive's directory is damaged")
+        (method,), (crc, packed, size) = numbers("<H", at + 10), numbers("<3I", at + 16)
+        (n_name, n_extra, n_comment), (local,) = numbers("<3H", at + 28), numbers("<I", at + 42)
+        (name,) = numbers(f"{n_name}s", at + 46)
+        at += 46 + n_name + n_extra + n_comment
+        if numbers("<4s", local) != (b"PK\3\4",):
+            raise LineError(f"{name!r}: its header is damaged")
+        (data,) = numbers(f"{packed}s", local + 30 + sum(numbers("<2H", local + 26)))
+        if method == 8:
+            try:
+                inflater = zlib.decompressobj(-15)
+                data = inflater.decompress(data, size + 1)
+            except zlib.error as error:
+                raise LineError(f"{name!r}: {error}") from None
+            if len(data) != size or not inflater.eof:
+                raise LineError(f"{name!r}: it is of another size than it says")
+        elif method != 0:
+            raise LineError(f"{name!r}: compression method {method}: expected 0 (stored) or 8 (deflate)")
+        if zlib.crc32(data) != crc:
+            raise LineError(f"{name!r}: its checksum is wrong")
+        yield name.decode(errors="backslashreplace"), data
 
 
 def raw_folders(folder):

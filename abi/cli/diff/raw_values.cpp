@@ -101,7 +101,7 @@ private:
             }
         }
         for (const std::string &name : folder.passed_by)
-            if (name.ends_with(".npy")) unparsable(path + "/" + name + ": of no known stage, or no name of a row");
+            if (name.ends_with(".npy")) unparsable(path + "/" + bitnet::printable(name) + ": of no known stage, or no name of a row");
         uint32_t number = 0;
         for (const recording::RowFile &file : folder.rows) add_file(path, file, ++number);
         const uint64_t n_there = folder.rows.size();
@@ -135,7 +135,7 @@ private:
             recording::Npz npz = recording::read_npz(path);
             set_tokens(npz.tokens);
             for (const std::string &name : npz.passed_by)
-                unparsable(path + ": array '" + name + "': of no known stage");
+                unparsable(path + ": array '" + bitnet::printable(name) + "': of no known stage");
             arrays = std::move(npz.arrays);
         } catch (const CommandError &error) {
             unparsable(error.what());
@@ -147,7 +147,7 @@ private:
                     hand_on({arrays[i].array.dtype, arrays[i].row(r)}, key, {i, r}, 0, i + 1);
                 }
             } catch (const CommandError &error) {
-                unparsable(path + ": array '" + arrays[i].name + "': " + error.what());
+                unparsable(path + ": array '" + bitnet::printable(arrays[i].name) + "': " + error.what());
             }
         }
     }

@@ -489,8 +489,12 @@ class Case(unittest.TestCase):
         self.diff(MATCH, bitnetcpp, bitnetcpp)
         np.savez_compressed(self.path / "c.npz", **{"0/mystery": x[None]})
         self.diff(ERROR, paths[0], self.path / "c.npz")
-        (self.path / "d.npz").write_bytes(paths[0].read_bytes()[:-30])
-        self.diff(ERROR, paths[0], self.path / "d.npz")
+        whole = paths[0].read_bytes()
+        # Some of these Python's zipfile would repair.
+        for damaged in (whole[:-30], b"more" + whole, whole[:200] + b"more" + whole[200:], whole.replace(b"PK\1\2", b"PK\1\3", 1),
+                        whole[:150] + bytes([whole[150] ^ 1]) + whole[151:]):
+            (self.path / "d.npz").write_bytes(damaged)
+            self.diff(ERROR, paths[0], self.path / "d.npz")
 
     def test_types(self):
         """Every type that NPY files may have, of values that all of them can say: multiples of 1/128, at a scale of 64."""
@@ -535,6 +539,7 @@ class Case(unittest.TestCase):
                 "twice": lambda run: np.save(run / codes.replace("001-", "008-", 1), a[0, 0, "attn_norm.codes"]),
                 "missing": lambda run: (run / codes).unlink(),
                 "json": lambda run: (run / "run.json").write_text("{"),
+                "record": lambda run: (run / "run.json").write_text((run / "run.json").read_text().replace('"run",', '"step",', 1)),
         }.items():
             self.diff(ERROR, good, damaged(name, change))
         # Bytes of a header: what one program reads the other reads too.

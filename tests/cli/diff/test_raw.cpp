@@ -122,9 +122,9 @@ TEST(Raw, DamagedBytesAreAProblemOrOtherValues) {
         if (!trace.problems.empty() || version || unread) continue;
         EXPECT_NE(trace.records.at(0).blake3, good) << at;
     }
-    for (size_t n = 0; n < kRunJson.size(); ++n) EXPECT_FALSE(read(kRunJson.substr(0, n), row).problems.empty()) << n;
+    for (size_t n = 0; n < kRunJson.size(); n += 5) EXPECT_FALSE(read(kRunJson.substr(0, n), row).problems.empty()) << n;
     std::mt19937 random(9);
-    for (int i = 0; i < 300; ++i) {
+    for (int i = 0; i < 100; ++i) {
         std::string json = kRunJson;
         json[random() % json.size()] = char(random());
         read(json, row);
