@@ -1320,9 +1320,8 @@ class Integers:
         return sum(totals[outcome] for totals in self.totals.values())
 
     def explain_all(self):
-        """Everything that differs is explained by rounding or lies behind what is."""
-        rounding = self.totals["codes"][ROUNDING] + self.totals["scales"][ROUNDING]
-        return rounding > 0 and self.n_other == 0 and self.sum(UNKNOWN) == 0
+        """Codes were compared, and everything that differs is explained by rounding or lies behind what is."""
+        return self.totals["codes"]["rows"] > 0 and self.n_other == 0 and self.sum(UNKNOWN) == 0
 
     def add(self, totals, x, relation, pair):
         totals["rows"] += 1

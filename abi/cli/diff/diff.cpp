@@ -265,8 +265,8 @@ std::string match_sentence(const Report &report) {
             Llu(counts.unjudged));
     }
     std::string integers = totals_text(report.integers.codes, StageClass::codes);
-    if (integers.empty()) integers = totals_text(report.integers.scales, StageClass::scale);
     if (comparison.rule == Rule::logits && comparison.n_logits == 0) {
+        if (integers.empty()) integers = format_text("all %llu codes are equal", Llu(report.integers.codes.values));
         return integers + format_text(". Of %llu records %llu differ by no more than that or in last bits, %llu lie behind "
                                       "those as their effect; no logits were recorded.",
                                       Llu(counts.compared), Llu(report.integers.n_rounding),

@@ -63,8 +63,8 @@ struct Integers {
 
     bool any() const { return codes.rows + scales.rows + sums.rows > 0; }
     uint64_t n_unknown() const { return codes.unknown + scales.unknown + sums.unknown; }
-    // Everything that differs is explained by rounding or lies behind what is.
-    bool explain_all() const { return codes.rounding + scales.rounding > 0 && n_other == 0 && n_unknown() == 0; }
+    // Codes were compared, and everything that differs is explained by rounding or lies behind what is.
+    bool explain_all() const { return codes.rows > 0 && n_other == 0 && n_unknown() == 0; }
 };
 
 // Fills Comparison::pairs' distances of raw values, and Comparison::integers. Before the pairs are judged.

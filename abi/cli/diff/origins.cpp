@@ -260,10 +260,10 @@ private:
         Origin origin{&pair, Inputs::equal, {}, {}, 1, pair.distance};
         InputNames(slice, flow).collect(stage, layer, n_layers, origin);
         const IntegerPair *integers = comparison_.rule == Rule::hashes ? nullptr : wrong_integers(pair);
-        if (integers && !integers->inputs_equal && integers->missing.empty()) {
-            origin.inputs = Inputs::own;
-        } else if (integers) {
-            origin.inputs = Inputs::equal;
+        if (integers) {
+            origin.inputs = !integers->missing.empty() ? Inputs::unrecorded
+                            : integers->inputs_equal   ? Inputs::equal
+                                                       : Inputs::own;
         } else if (comparison_.rule == Rule::logits) {
             origin.inputs = Inputs::close;
         } else if (stage.n_inputs == 0 && inputs.recorded) {

@@ -117,8 +117,13 @@ Verdict judge_logits(const Saved &document, const Saved &automatic) {
                         with_commas(n_unexplained).c_str()),
                 {}};
     const Saved counts = document.at("counts");
-    if (n_logits == 0 && automatic.flag_or("rounding", false))
-        return {0, document.at("integers").text("text") + "; what else differs lies behind that", {}};
+    if (n_logits == 0 && automatic.flag_or("rounding", false)) {
+        const std::string integers = document.at("integers").text("text");
+        return {0,
+                (integers.empty() ? "all codes are equal" : integers) +
+                    "; what else differs is of last bits or lies behind that",
+                {}};
+    }
     if (n_logits == 0 && counts.count("equal") < counts.count("compared"))
         return {2,
                 "no verdict: the engines differ, so --tolerance auto looks at logits only, and no logits were "
