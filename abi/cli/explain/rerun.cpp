@@ -118,14 +118,14 @@ std::string selection(const Place &place, int n_layer) {
 }
 
 // The run of these tokens: a program may have others, such as a warm-up.
-Recording find_recording(const std::string &folder, const Tokens &tokens) {
+recording::Recording find_recording(const std::string &folder, const Tokens &tokens) {
     std::vector<std::string> paths;
     std::error_code error;
     for (const auto &entry : std::filesystem::directory_iterator(folder, error)) paths.push_back(entry.path().string());
     if (paths.empty()) throw CommandError("explain: the program recorded nothing when it was run again");
     std::sort(paths.begin(), paths.end());
     for (const std::string &path : paths) {
-        Recording recording = recording::read_recording(path);
+        recording::Recording recording = recording::read_recording(path);
         if (recording.tokens == tokens) return recording;
     }
     throw CommandError("explain: the program evaluated other tokens when it was run again: its records say nothing about them");
