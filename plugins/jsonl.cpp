@@ -44,8 +44,17 @@ bitnet_status_t write_failed(Jsonl *self) {
     return fail(self->host, reason ? BITNET_E_IO : BITNET_E_NOMEM, reason ? reason : "out of memory");
 }
 
+// Asked where lines leave this process's memory, not for every row: the system is.
+bool was_forked(const Jsonl *self) { return getpid() != self->pid; }
+
+bitnet_status_t refuse_fork(Jsonl *self) {
+    self->text.n = 0;  // the parent writes those lines
+    return fail(self->host, BITNET_E_UNSUPPORTED, "this process was forked from the one that opened the trace");
+}
+
 bitnet_status_t hand_over(Jsonl *self, bool ends_step) {
     if (!self->text.n) return BITNET_OK;
+    if (was_forked(self)) return refuse_fork(self);
     if (!self->writer) self->writer = writer_create(&self->file, self->queue_bytes, self->level);
     if (!self->writer) {
         self->text.n = 0;
@@ -84,6 +93,7 @@ bitnet_status_t put_rows(Jsonl *self, const bitnet_tensor_event_t &event) {
 
 // Any other event is one line, or none.
 bitnet_status_t put_line(Jsonl *self, const bitnet_event_t *event) {
+    if (was_forked(self)) return refuse_fork(self);
     const size_t before = self->text.n;
     switch (event->type) {
     case BITNET_EVENT_RUN_BEGIN:
@@ -107,10 +117,6 @@ bitnet_status_t put_line(Jsonl *self, const bitnet_event_t *event) {
 
 bitnet_status_t jsonl_event(void *state, const bitnet_event_t *event) {
     Jsonl *self = static_cast<Jsonl *>(state);
-    if (getpid() != self->pid) {
-        self->text.n = 0;  // the parent writes those lines
-        return fail(self->host, BITNET_E_UNSUPPORTED, "this process was forked from the one that opened the trace");
-    }
     if (self->writer && writer_failure(self->writer)) return write_failed(self);
     return event->type == BITNET_EVENT_TENSOR ? put_rows(self, *reinterpret_cast<const bitnet_tensor_event_t *>(event))
                                               : put_line(self, event);
@@ -118,7 +124,7 @@ bitnet_status_t jsonl_event(void *state, const bitnet_event_t *event) {
 
 bitnet_status_t jsonl_flush(void *state) {
     Jsonl *self = static_cast<Jsonl *>(state);
-    if (getpid() != self->pid) return BITNET_OK;
+    if (was_forked(self)) return BITNET_OK;
     const bitnet_status_t status = hand_over(self, true);
     if (status != BITNET_OK || !self->writer) return status;
     return writer_wait(self->writer) ? BITNET_OK : write_failed(self);
@@ -126,7 +132,7 @@ bitnet_status_t jsonl_flush(void *state) {
 
 void jsonl_close(void *state) {
     Jsonl *self = static_cast<Jsonl *>(state);
-    if (getpid() == self->pid && !(self->writer && writer_failure(self->writer))) hand_over(self, true);
+    if (!was_forked(self) && !(self->writer && writer_failure(self->writer))) hand_over(self, true);
     writer_destroy(self->writer);
     output_close(&self->file);
     free(self->text.data);

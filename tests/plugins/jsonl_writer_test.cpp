@@ -160,13 +160,57 @@ TEST_F(JsonlWriter, EveryStepCanBeDecompressedSoonAfterItsEnd) {
     }
 }
 
+// How often the writer's thread has gone to sleep.
+long sleeps_of_writer() {
+    for (const auto &task : fs::directory_iterator("/proc/self/task")) {
+        if (bytes_of(task.path() / "comm") != "bitnet-trace\n") continue;
+        const std::string status = bytes_of(task.path() / "status"), key = "\nvoluntary_ctxt_switches:";
+        const size_t at = status.find(key);
+        if (at != std::string::npos) return std::stol(status.substr(at + key.size()));
+    }
+    return -1;
+}
+
+TEST_F(JsonlWriter, QuickStepsAreWrittenTogether) {
+    constexpr int kSteps = 300;
+    const fs::path path = folder / "a.jsonl";
+    Host host;
+    load(host, "path=" + path.string());
+    host.begin_run();
+    step(host, 0);
+    const long before = sleeps_of_writer();
+    ASSERT_GE(before, 0);
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 1; i < kSteps; ++i) step(host, i), usleep(200);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    // Some for each time that it writes, twenty times in a second; and not one for each step.
+    EXPECT_LT(double(sleeps_of_writer() - before), 10 + 200 * seconds);
+    EXPECT_LT(sleeps_of_writer() - before, kSteps / 2);
+    EXPECT_TRUE(eventually([&] { return records_of(bytes_of(path)).size() == 1u + 3u * kSteps; }));
+    // Who waits for the end of a run does not wait for more lines.
+    const auto ends = std::chrono::steady_clock::now();
+    for (int i = 0; i < 20; ++i) {
+        step(host, kSteps + i);
+        trace_host_end_run(host.host);
+        host.begin_run();
+    }
+    EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - ends).count(), 0.5);
+}
+
 TEST_F(JsonlWriter, ACutStreamReadsUpToAWholeRecord) {
     const fs::path path = folder / "a.jsonl.zst";
     {
         Host host;
         load(host, "path=" + path.string());
         host.begin_run();
-        for (int i = 0; i < 40; ++i) step(host, i);
+        // What is evaluated quickly one after the other is flushed together.
+        for (int i = 0; i < 40; ++i) {
+            step(host, i);
+            bool ended = false;
+            EXPECT_TRUE(i % 5 != 4 || eventually([&] {
+                return records_of(decompress(bytes_of(path), &ended)).size() == 1u + 3u * unsigned(i + 1);
+            })) << i;
+        }
     }
     const std::string packed = bytes_of(path);
     std::mt19937 random(1);
