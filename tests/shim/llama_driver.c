@@ -5,10 +5,10 @@
  * prompt=N decode=N ubatch=N threads=N: sizes. flash=-1|0|1: attention in one operation, llama.cpp's own choice by
  * default. scope=local|global|deepbind. contexts=N: as many, each on its own thread, with other tokens.
  * leave=exit|_exit| abort|free: how the program ends. fork=1: a child evaluates too. first=N: id of the first token.
- * repeat=1: from position 0 once more. outputs=all: logits of every prompt token. callback=1: a callback of its own,
- * which asks for every l_out. time=1: tokens per second on stderr; time=2: CPU seconds of the process for each decoded
- * token but the last. Prints the FNV-1a hash of each decoded token's logits: what a traced run must give again. Exit
- * code 0, or 2.
+ * repeat=1: from position 0 once more. turns=1: so for each line of the standard input, with a line on stderr when it is
+ * done: seconds since the one before, of the process's CPU time, and seconds of the turn. outputs=all: logits of every
+ * prompt token. callback=1: a callback of its own, which asks for every l_out. time=1: tokens per second on stderr.
+ * Prints the FNV-1a hash of each decoded token's logits: what a traced run must give again. Exit code 0, or 2.
  *
  * What llama.cpp declares stands below once more; scripts/peer/peer.c says how that is kept safe.
  */
@@ -72,7 +72,7 @@ struct setting {
 static struct setting settings[] = {{"prompt", "5"},   {"decode", "3"},    {"ubatch", "512"}, {"threads", "1"},
                                     {"flash", "-1"},   {"scope", "local"}, {"contexts", "1"}, {"leave", "free"},
                                     {"fork", "0"},     {"first", "1"},     {"repeat", "0"},   {"outputs", "last"},
-                                    {"callback", "0"}, {"time", "0"},      {NULL, NULL}};
+                                    {"callback", "0"}, {"time", "0"},      {"turns", "0"},  {NULL, NULL}};
 
 static const char *setting(const char *name) {
     const struct setting *s = settings;
@@ -216,7 +216,7 @@ static int best(const float *logits, int n) {
 
 static void evaluate(void *ctx, struct work *w) {
     const int n_prompt = number("prompt"), n_decode = number("decode");
-    double from, cpu[4096];
+    double from;
     int i;
     decode_prompt(ctx, w, n_prompt);
     from = seconds(CLOCK_MONOTONIC);
@@ -224,14 +224,29 @@ static void evaluate(void *ctx, struct work *w) {
         const float *logits = l.get_logits_ith(ctx, -1);
         int32_t token = best(logits, w->n_vocab);
         char line[64];
-        if (i < 4096) cpu[i] = seconds(CLOCK_PROCESS_CPUTIME_ID);
         snprintf(line, sizeof line, "%d %016llx\n", (int)token, (unsigned long long)hash(logits, w->n_vocab));
         strncat(w->text, line, sizeof w->text - strlen(w->text) - 1);
         if (l.decode(ctx, l.batch_get_one(&token, 1)) != 0) fail("llama_decode failed");
     }
     l.get_logits_ith(ctx, -1);
     if (number("time") == 1) fprintf(stderr, "%.2f\n", n_decode / (seconds(CLOCK_MONOTONIC) - from));
-    for (i = 1; number("time") == 2 && i < n_decode && i < 4096; i++) fprintf(stderr, "%.9f\n", cpu[i] - cpu[i - 1]);
+}
+
+static void repeat(void *ctx, struct work *w) {
+    l.memory_clear(l.get_memory(ctx), 1);
+    evaluate(ctx, w);
+}
+
+/* CPU time between turns counts as well: what a thread of a plugin's does later belongs to the turn before. */
+static void take_turns(void *ctx, struct work *w) {
+    double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
+    char line[16];
+    while (fgets(line, sizeof line, stdin)) {
+        const double from = seconds(CLOCK_MONOTONIC), before = cpu;
+        repeat(ctx, w);
+        cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
+        fprintf(stderr, "%.9f %.9f\n", cpu - before, seconds(CLOCK_MONOTONIC) - from);
+    }
 }
 
 static void *run(void *argument) {
@@ -239,10 +254,8 @@ static void *run(void *argument) {
     void *ctx = make_context(w->model);
     if (!ctx) fail("no context");
     evaluate(ctx, w);
-    if (number("repeat")) {
-        l.memory_clear(l.get_memory(ctx), 1);
-        evaluate(ctx, w);
-    }
+    if (number("repeat")) repeat(ctx, w);
+    if (number("turns")) take_turns(ctx, w);
     if (number("contexts") > 1) pthread_barrier_wait(&all_done);
     if (strcmp(setting("leave"), "free") == 0) l.free(ctx);
     return NULL;
