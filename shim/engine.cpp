@@ -29,6 +29,7 @@ constexpr Symbol kSymbols[] = {
     SYMBOL(sched_alloc_graph, "ggml_backend_sched_alloc_graph", true),
     SYMBOL(sched_reserve, "ggml_backend_sched_reserve", true),
     SYMBOL(sched_reserve_size, "ggml_backend_sched_reserve_size", false),
+    SYMBOL(sched_reset, "ggml_backend_sched_reset", false),
     SYMBOL(sched_graph_compute, "ggml_backend_sched_graph_compute", true),
     SYMBOL(sched_graph_compute_async, "ggml_backend_sched_graph_compute_async", true),
     SYMBOL(sched_set_eval_callback, "ggml_backend_sched_set_eval_callback", true),

@@ -76,6 +76,7 @@ struct Engine {
     bool (*sched_alloc_graph)(Scheduler *, Graph *);
     bool (*sched_reserve)(Scheduler *, Graph *);
     void (*sched_reserve_size)(Scheduler *, Graph *, size_t *);
+    void (*sched_reset)(Scheduler *);
     int (*sched_graph_compute)(Scheduler *, Graph *);
     int (*sched_graph_compute_async)(Scheduler *, Graph *);
     void (*sched_set_eval_callback)(Scheduler *, EvalCallback, void *);

@@ -71,17 +71,30 @@ HOOK bool HOOKED(ggml_backend_sched_alloc_graph)(Scheduler *scheduler, Graph *gr
 HOOK bool HOOKED(ggml_backend_sched_reserve)(Scheduler *scheduler, Graph *graph) {
     Engine *engine = ENGINE_FOR(scheduler, sched_reserve);
     if (!engine) return false;
-    if (is_traced(engine)) session_before_allocation(engine, scheduler, graph);
+    const bool traced = is_traced(engine);
+    if (traced) session_before_allocation(engine, scheduler, graph);
     Depth inside;
-    return engine->sched_reserve(scheduler, graph);
+    const bool reserved = engine->sched_reserve(scheduler, graph);
+    if (traced) session_forget_allocation(scheduler);  // only its size was found
+    return reserved;
 }
 
 HOOK void HOOKED(ggml_backend_sched_reserve_size)(Scheduler *scheduler, Graph *graph, size_t *sizes) {
     Engine *engine = ENGINE_FOR(scheduler, sched_reserve_size);
     if (!engine) return;
-    if (is_traced(engine)) session_before_allocation(engine, scheduler, graph);
+    const bool traced = is_traced(engine);
+    if (traced) session_before_allocation(engine, scheduler, graph);
     Depth inside;
     engine->sched_reserve_size(scheduler, graph, sizes);
+    if (traced) session_forget_allocation(scheduler);
+}
+
+HOOK void HOOKED(ggml_backend_sched_reset)(Scheduler *scheduler) {
+    Engine *engine = ENGINE_FOR(scheduler, sched_reset);
+    if (!engine) return;
+    if (is_traced(engine)) session_forget_allocation(scheduler);
+    Depth inside;
+    engine->sched_reset(scheduler);
 }
 
 HOOK int HOOKED(ggml_backend_sched_graph_compute)(Scheduler *scheduler, Graph *graph) {

@@ -45,6 +45,7 @@ struct Plan {
     Graph *graph;  // NULL: no plan
     int n_nodes;
     bool is_llama;   // token embeddings or blocks of weights were met
+    bool is_late;    // its memory was allotted unseen
     bool is_marked;  // before its memory was allotted
     bool use_callback;
     bool has_flash_attention;

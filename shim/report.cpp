@@ -74,6 +74,7 @@ void fill(Text *text) {
     number("graphs", c.graphs);
     number("llama_graphs", c.llama_graphs);
     number("late_graphs", c.late_graphs);
+    number("plans", c.plans);
     number("steps", c.steps);
     number("events", c.events);
     number("runs", c.runs);

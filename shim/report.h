@@ -11,7 +11,7 @@ __attribute__((format(printf, 1, 2))) void say(const char *format, ...);
 
 // Sums over this process, for the status file.
 struct Counts {
-    uint64_t graphs, llama_graphs, late_graphs, steps, events, warm_ups, callback_steps;
+    uint64_t graphs, llama_graphs, late_graphs, plans, steps, events, warm_ups, callback_steps;
     uint64_t no_position, several_sequences;  // graphs that were left out for it
     uint64_t over_budget, overwritten;        // stages
     uint64_t flash_graphs;                    // with attention in one operation

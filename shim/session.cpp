@@ -58,6 +58,8 @@ void free_session(Session *s) {
         trace_host_destroy(s->host);
     }
     plan_free(&s->plan);
+    image_free(&s->image);
+    free(s->marked.data);
     free(s->row_memory.data);
     free(s->expected.data);
     for (Buffered &buffer : s->cells_memory) free(buffer.data);
@@ -130,14 +132,21 @@ int compare_pointers(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// Keeps the memory of what is wanted, and of what it was computed from, until the graph has run: all of it, or when
-// that is more than the settings allow nothing.
-bool mark(Session *s) {
+// Marks what choose_marks() chose: in each graph that is built anew, as marks are tensors' own.
+void mark(Session *s) {
+    Tensor **tensors = static_cast<Tensor **>(s->marked.data);
+    for (size_t i = 0; i < s->n_marked; ++i) s->engine->set_output(tensors[i]);
+}
+
+// What is wanted, and what it was computed from: its memory is to be kept until the graph has run. All of it, or when
+// that is more than the settings allow nothing: false.
+bool choose_marks(Session *s) {
     const Plan &plan = s->plan;
     Engine *engine = s->engine;
+    s->n_marked = 0;
     const Tensor **roots =
-        static_cast<const Tensor **>(malloc(sizeof(Tensor *) * size_t(plan.n_items) * (1 + kInputsOfStageMax)));
-    if (!roots) return false;
+        static_cast<const Tensor **>(s->marked.get(sizeof(Tensor *) * size_t(plan.n_items) * (1 + kInputsOfStageMax)));
+    if (!roots) return plan.n_items == 0;
     size_t n = 0;
     for (int i = 0; i < plan.n_items; ++i) {
         const Item &item = plan.items[i];
@@ -147,20 +156,20 @@ bool mark(Session *s) {
     qsort(roots, n, sizeof roots[0], compare_pointers);
     uint64_t n_bytes = 0;
     size_t n_kept = 0;
+    const Tensor *before = nullptr;
     for (size_t i = 0; i < n; ++i) {
-        if (i > 0 && roots[i] == roots[i - 1]) continue;
-        if (engine->op(roots[i]) == Op::leaf) continue;  // inputs, weights, the cache: not ours to mark
-        n_bytes += engine->nbytes(roots[i]);
-        roots[n_kept++] = roots[i];
+        const Tensor *root = roots[i];
+        if (root == before || engine->op(root) == Op::leaf) continue;  // inputs, weights, the cache: not ours to mark
+        before = root;
+        n_bytes += engine->nbytes(root);
+        roots[n_kept++] = root;
     }
-    const bool fits = n_bytes <= settings().memory_bytes;
-    if (fits) {
-        for (size_t i = 0; i < n_kept; ++i) engine->set_output(const_cast<Tensor *>(roots[i]));
-    } else {
+    if (n_bytes > settings().memory_bytes) {
         add(&counts.over_budget);
+        return false;
     }
-    free(roots);
-    return fits;
+    s->n_marked = n_kept;
+    return true;
 }
 
 // Items that nobody wants at any position go; a graph of another kind has none.
@@ -178,45 +187,76 @@ void keep_wanted(Session *s) {
     __atomic_fetch_or(&counts.stages_seen, stages, __ATOMIC_RELAXED);
 }
 
+// Only what is intact after the graph.
+void keep_intact(Plan *plan) {
+    int n = 0;
+    for (int i = 0; i < plan->n_items; ++i) {
+        if (!plan->is_marked || plan->items[i].overwritten) {
+            add(&counts.overwritten);
+        } else {
+            plan->items[n++] = plan->items[i];
+        }
+    }
+    plan->n_items = n;
+}
+
 void choose_mode(Session *s) {
     Plan &plan = s->plan;
     const Mode mode = settings().mode;
-    plan.is_marked = plan.n_items > 0 && !plan.tokens ? false : mark(s);
+    if (plan.is_late) {
+        s->n_marked = 0;
+        plan.use_callback = mode != Mode::retain;
+        if (!plan.use_callback) plan.n_items = 0;
+        add(&counts.late_graphs);
+        return;
+    }
+    plan.is_marked = plan.n_items > 0 && !plan.tokens ? false : choose_marks(s);
     bool overwritten = false;
     for (int i = 0; i < plan.n_items; ++i) overwritten |= plan.items[i].overwritten;
     plan.use_callback = mode == Mode::callback || (mode == Mode::automatic && (overwritten || !plan.is_marked));
-    if (plan.use_callback) return;
-    // Only what is intact after the graph.
-    int n = 0;
-    for (int i = 0; i < plan.n_items; ++i) {
-        if (!plan.is_marked || plan.items[i].overwritten) {
-            add(&counts.overwritten);
-        } else {
-            plan.items[n++] = plan.items[i];
-        }
-    }
-    plan.n_items = n;
+    if (plan.is_marked) mark(s);
+    if (!plan.use_callback) keep_intact(&plan);
 }
 
-// False: this graph is not traced.
-bool make_plan(Session *s, Engine *engine, Graph *graph) {
+// Its memory was allotted before it was looked at: too late to keep any of it.
+bool is_late(const Session *s, bool in_time) {
+    return !in_time && s->plan.tokens && s->engine->has_data(s->plan.tokens);
+}
+
+// Whether the plan is of this graph still. It depends on nothing that the image does not hold, but the settings, and
+// what sinks want, which can only become less.
+bool keep_plan(Session *s, Graph *graph, bool in_time) {
+    if (!image_matches(s->image, s->engine, graph) || is_late(s, in_time) != s->plan.is_late) return false;
+    if (s->plan.is_marked) mark(s);
+    return true;
+}
+
+// False: this graph is not traced. `in_time`: before its memory is allotted.
+bool make_plan(Session *s, Engine *engine, Graph *graph, bool in_time) {
     add(&counts.graphs);
     s->engine = engine;
     if (s->host && !trace_host_active(s->host)) {  // its plugins failed, or there were none
         plan_free(&s->plan);
+        image_forget(&s->image);
         return false;
     }
-    if (!plan_make(&s->plan, engine, graph) || !s->plan.is_llama) return false;
-    add(&counts.llama_graphs);
-    if (!make_host(s) || !trace_host_active(s->host)) return false;
-    if (s->plan.has_flash_attention) add(&counts.flash_graphs);
-    keep_wanted(s);
-    choose_mode(s);
-    return true;
-}
-
-bool plan_fits(const Session *s, const Engine *engine, Graph *graph) {
-    return s->plan.graph == graph && s->plan.n_nodes == engine->graph_n_nodes(graph);
+    const bool kept = keep_plan(s, graph, in_time);
+    if (!kept) {
+        image_forget(&s->image);
+        add(&counts.plans);
+        if (!plan_make(&s->plan, engine, graph)) return false;
+    }
+    if (s->plan.is_llama) add(&counts.llama_graphs);
+    if (s->plan.has_flash_attention && s->plan.is_llama) add(&counts.flash_graphs);
+    if (kept) return s->plan.is_llama;
+    if (s->plan.is_llama && (!make_host(s) || !trace_host_active(s->host))) return false;
+    if (s->plan.is_llama) {
+        keep_wanted(s);
+        s->plan.is_late = is_late(s, in_time);
+        choose_mode(s);
+    }
+    image_take(&s->image, engine, graph);
+    return s->plan.is_llama;
 }
 
 bool is_warm_up(Session *s) {
@@ -319,19 +359,24 @@ int trace_graph(Session *s, Graph *graph, int (*real)(Scheduler *, Graph *)) {
     return status;
 }
 
+// No sink learns anything of this graph: it selects none of its stages, and nobody asks for the steps themselves.
+bool is_of_no_interest(const Session *s) {
+    return s->plan.n_items == 0 && !settings().check_logits && trace_host_wants_tensors_alone(s->host);
+}
+
 int compute(Session *s, Engine *engine, Graph *graph, int (*real)(Scheduler *, Graph *)) {
     s->engine = engine;
-    if (!plan_fits(s, engine, graph)) {
-        // It was not seen before its memory was allotted, unless that happens now.
-        make_plan(s, engine, graph);
-        if (s->plan.tokens && engine->has_data(s->plan.tokens)) {
-            s->plan.is_marked = false;
-            s->plan.use_callback = settings().mode != Mode::retain;
-            if (!s->plan.use_callback) s->plan.n_items = 0;
-            add(&counts.late_graphs);
-        }
-    }
+    // A scheduler computes what it gave memory to, until it is told to begin again: it has its own list of those nodes,
+    // and a graph that differed would not fit its memory. Each time that it gives memory, make_plan() compares the
+    // graph as a whole; so between that and the next beginning the plan is this graph's. Where the memory was given
+    // unseen, or will be given within this call, it is compared now.
+    if (s->allotted != graph) make_plan(s, engine, graph, false);
     if (!s->plan.is_llama || !s->host || !trace_host_active(s->host)) return real(s->scheduler, graph);
+    if (is_of_no_interest(s)) {
+        add(warming_up ? &counts.warm_ups : &counts.steps);
+        write_status();
+        return real(s->scheduler, graph);
+    }
     if (!read_rows(s)) return real(s->scheduler, graph);
     if (is_warm_up(s)) {
         add(&counts.warm_ups);
@@ -355,8 +400,15 @@ void *Buffered::get(size_t n_bytes) {
 void session_before_allocation(Engine *engine, Scheduler *scheduler, Graph *graph) {
     Session *s = find_or_add(scheduler);
     if (!s || s->is_dead || !enter(s)) return;
-    make_plan(s, engine, graph);
+    make_plan(s, engine, graph, true);
+    s->allotted = graph;
     leave(s);
+}
+
+void session_forget_allocation(Scheduler *scheduler) {
+    pthread_mutex_lock(&mutex);
+    if (Session *s = find(scheduler)) s->allotted = nullptr;
+    pthread_mutex_unlock(&mutex);
 }
 
 int session_compute(Engine *engine, Scheduler *scheduler, Graph *graph, int (*real)(Scheduler *, Graph *)) {

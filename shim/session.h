@@ -3,17 +3,12 @@
 #pragma once
 
 #include "plugins/host/trace_host.h"
+#include "shim/buffered.h"
+#include "shim/graph_image.h"
 #include "shim/model_file.h"
 #include "shim/plan.h"
 
 namespace bitnet::shim {
-
-// Memory that grows, and is never given back before the session ends.
-struct Buffered {
-    void *data;
-    size_t capacity;
-    void *get(size_t n_bytes);  // NULL: out of memory
-};
 
 constexpr int kScratches = 3 + kInputsOfStageMax;  // the node, an input's heads, each input, gathered heads
 
@@ -41,6 +36,10 @@ struct Session {
     bool is_busy;     // a graph is under way
     bool is_dead;     // could not be made: passes everything through
     Plan plan;
+    GraphImage image;  // of the graph that the plan was made of
+    Buffered marked;   // what the plan keeps to the end: n_marked tensors
+    size_t n_marked;
+    Graph *allotted;                    // has its memory now, and was looked at before; NULL: none
     EvalCallback application_callback;  // what the program itself has set
     void *application_user;
 
@@ -67,6 +66,7 @@ void emit_item(Session *session, const Item &item, bool after_the_graph);
 
 // The hooks, in terms of sessions. `real` is the engine's own function.
 void session_before_allocation(Engine *engine, Scheduler *scheduler, Graph *graph);
+void session_forget_allocation(Scheduler *scheduler);  // what had its memory must be given it again
 int session_compute(Engine *engine, Scheduler *scheduler, Graph *graph, int (*real)(Scheduler *, Graph *));
 void session_set_callback(Engine *engine, Scheduler *scheduler, EvalCallback callback, void *user);
 Engine *session_engine(Scheduler *scheduler);  // NULL: not seen yet

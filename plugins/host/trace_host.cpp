@@ -354,6 +354,10 @@ void trace_host_begin_step(TraceHost *host, int32_t position, const int32_t *tok
     deliver(host, &event.header);
 }
 
+int trace_host_wants_tensors_alone(const TraceHost *host) {
+    return (host->want & ~(uint64_t(1) << BITNET_EVENT_TENSOR)) == 0;
+}
+
 int trace_host_wants(const TraceHost *host, int32_t stage, int32_t layer, int32_t first_position, int32_t n_rows) {
     return host->run_open && (host->want >> BITNET_EVENT_TENSOR & 1) &&
            selection_wants(host->selection, stage, layer, first_position, n_rows);

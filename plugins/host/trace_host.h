@@ -66,6 +66,8 @@ int trace_host_active(const TraceHost *host); /* 1 when a sink is attached */
 int trace_host_run_open(const TraceHost *host);
 void trace_host_begin_run(TraceHost *host, const TraceRun *run);
 void trace_host_begin_step(TraceHost *host, int32_t position, const int32_t *tokens, uint64_t n_tokens);
+/* 1 when no sink wants runs, steps or the cache's state: without a tensor to give it, nobody learns of a step. */
+int trace_host_wants_tensors_alone(const TraceHost *host);
 int trace_host_wants(const TraceHost *host, int32_t stage, int32_t layer, int32_t first_position, int32_t n_rows);
 /* The same for a single row, also before a run is open. */
 int trace_host_selects(const TraceHost *host, int32_t stage, int32_t layer, int32_t position);

@@ -15,9 +15,9 @@ namespace bitnet {
 namespace {
 
 constexpr size_t kSpareBytes =
-    4u << 20;                        // of buffers kept for reuse: fresh pages cost more than what is written into them
-// A thread that wakes costs as much CPU time as writing some ten kilobytes, and takes it from a core that evaluates: what
-// comes within this time of the last writing, and is less than so many bytes, waits for more.
+    4u << 20;  // of buffers kept for reuse: fresh pages cost more than what is written into them
+// A thread that wakes costs as much CPU time as writing some ten kilobytes, and takes it from a core that evaluates:
+// what comes within this time of the last writing, and is less than so many bytes, waits for more.
 constexpr long kGatherNanoseconds = 50'000'000;
 constexpr size_t kGatherBytes = 1 << 20;
 // A step's lines go into the buffer of the step before, as long as copying them is cheaper than a buffer of their own.

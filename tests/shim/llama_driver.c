@@ -5,10 +5,10 @@
  * prompt=N decode=N ubatch=N threads=N: sizes. flash=-1|0|1: attention in one operation, llama.cpp's own choice by
  * default. scope=local|global|deepbind. contexts=N: as many, each on its own thread, with other tokens.
  * leave=exit|_exit| abort|free: how the program ends. fork=1: a child evaluates too. first=N: id of the first token.
- * repeat=1: from position 0 once more. turns=1: so for each line of the standard input, with a line on stderr when it is
- * done: seconds since the one before, of the process's CPU time, and seconds of the turn. outputs=all: logits of every
- * prompt token. callback=1: a callback of its own, which asks for every l_out. time=1: tokens per second on stderr.
- * Prints the FNV-1a hash of each decoded token's logits: what a traced run must give again. Exit code 0, or 2.
+ * repeat=1: from position 0 once more. turns=1: so for each line of the standard input, with a line on stderr when it
+ * is done: seconds since the one before, of the process's CPU time, and seconds of the turn. outputs=all: logits of
+ * every prompt token. callback=1: a callback of its own, which asks for every l_out. time=1: tokens per second on
+ * stderr. Prints the FNV-1a hash of each decoded token's logits: what a traced run must give again. Exit code 0, or 2.
  *
  * What llama.cpp declares stands below once more; scripts/peer/peer.c says how that is kept safe.
  */
@@ -72,7 +72,7 @@ struct setting {
 static struct setting settings[] = {{"prompt", "5"},   {"decode", "3"},    {"ubatch", "512"}, {"threads", "1"},
                                     {"flash", "-1"},   {"scope", "local"}, {"contexts", "1"}, {"leave", "free"},
                                     {"fork", "0"},     {"first", "1"},     {"repeat", "0"},   {"outputs", "last"},
-                                    {"callback", "0"}, {"time", "0"},      {"turns", "0"},  {NULL, NULL}};
+                                    {"callback", "0"}, {"time", "0"},      {"turns", "0"},    {NULL, NULL}};
 
 static const char *setting(const char *name) {
     const struct setting *s = settings;

@@ -4,7 +4,8 @@
  * batches, "all" logits of every token, "gaps" positions with holes, "turns" two sequences in turn, "mixed" two
  * sequences in one batch at positions that follow each other, "warmup" announced, "oldwarmup" not announced,
  * "lookalike" a number whose bytes look like a call of the engine, "watch" a callback of its own, "inplace" additions,
- * "threads" four models at once, "fork", "exec" once more in another process, "_exit", "abort".
+ * "same" and "other_..." graphs as mock_llama.h says, "threads" four models at once, "fork", "exec" once more in
+ * another process, "_exit", "abort".
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -95,10 +96,20 @@ static unsigned long long lookalike(void) {
 static unsigned long long lookalike(void) { return 0; }
 #endif
 
+static unsigned how_graphs_are_made(void) {
+    static const char *const names[] = {"same",        "unseen",          "within",      "other_sources",
+                                        "other_names", "other_operation", "other_scale", "other_heads",
+                                        "other_view",  "other_order"};
+    unsigned how = 0, i;
+    for (i = 0; i < sizeof names / sizeof *names; i++) how |= (unsigned)has(names[i]) << i;
+    return how;
+}
+
 static void *run(void *argument) {
     struct output *out = argument;
     struct mock_llama *m = mock_llama_new(getenv("MOCK_MODEL") ? getenv("MOCK_MODEL") : "/dev/null", has("inplace"));
     struct output nowhere = {{0}};
+    mock_llama_make(m, how_graphs_are_made());
     if (has("watch")) mock_llama_watch(m);
     if (has("warmup")) {
         llama_set_warmup(m, 1);

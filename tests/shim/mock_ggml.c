@@ -112,6 +112,8 @@ EXPORT void ggml_free(struct ggml_context *ctx) {
     free(ctx);
 }
 
+EXPORT void ggml_reset(struct ggml_context *ctx) { ctx->used = 0; }
+
 static T *make(struct ggml_context *ctx, int op, int type, int64_t a, int64_t b, int64_t c, int64_t d) {
     T *t = (T *)(ctx->arena + ctx->used);
     ctx->used += (sizeof(T) + 63) / 64 * 64;
@@ -219,6 +221,7 @@ static void visit(struct ggml_cgraph *g, T *t) {
     if (t->op != NONE) g->nodes[g->n++] = t;
 }
 EXPORT struct ggml_cgraph *ggml_new_graph(void) { return calloc(1, sizeof(struct ggml_cgraph)); }
+EXPORT void ggml_graph_clear(struct ggml_cgraph *g) { g->n = 0; }
 EXPORT void ggml_build_forward_expand(struct ggml_cgraph *g, T *t) { visit(g, t); }
 
 /* ---- backend: one, this process's memory ---- */
@@ -254,6 +257,7 @@ struct ggml_backend_sched {
         int last; /* the node that reads it last */
     } blocks[512];
     int n_blocks;
+    _Bool is_alloc;
     struct buffer buffer;
 };
 typedef struct ggml_backend_sched Sched;
@@ -294,7 +298,7 @@ static size_t place(Sched *s, int at, size_t n) {
     }
     return from;
 }
-EXPORT _Bool ggml_backend_sched_alloc_graph(Sched *s, struct ggml_cgraph *g) {
+EXPORT _Bool mock_allot(Sched *s, struct ggml_cgraph *g) {
     int i;
     s->n_blocks = 0;
     for (i = 0; i < g->n; i++) {
@@ -313,11 +317,13 @@ EXPORT _Bool ggml_backend_sched_alloc_graph(Sched *s, struct ggml_cgraph *g) {
         t->data = s->pool + from;
         t->buffer = &s->buffer;
     }
-    return 1;
+    return s->is_alloc = 1;
 }
+EXPORT _Bool ggml_backend_sched_alloc_graph(Sched *s, struct ggml_cgraph *g) { return mock_allot(s, g); }
 EXPORT _Bool ggml_backend_sched_reserve(Sched *s, struct ggml_cgraph *g) {
     return ggml_backend_sched_alloc_graph(s, g);
 }
+EXPORT void ggml_backend_sched_reset(Sched *s) { s->is_alloc = 0; }
 EXPORT void ggml_backend_sched_synchronize(Sched *s) { (void)s; }
 EXPORT void *ggml_backend_sched_get_tensor_backend(Sched *s, T *t) {
     (void)t;
@@ -409,6 +415,7 @@ static void feel_watched(struct ggml_cgraph *g) {
 
 EXPORT int ggml_backend_sched_graph_compute_async(Sched *s, struct ggml_cgraph *g) {
     int i;
+    if (!s->is_alloc && !mock_allot(s, g)) return 1;
     for (i = 0; i < g->n; i++) {
         const _Bool asked = s->callback && s->callback(g->nodes[i], 1, s->user);
         compute(g->nodes[i]);

@@ -10,7 +10,17 @@
 #include "mock_ggml.h"
 
 #define EXPORT __attribute__((visibility("default")))
-enum { N_EMBD = 32, N_FF = 48, N_HEAD = 4, N_HEAD_KV = 2, HEAD = 8, N_LAYER = 2, N_VOCAB = 40, N_CTX = 32 };
+enum {
+    N_EMBD = 32,
+    N_FF = 48,
+    N_HEAD = 4,
+    N_HEAD_KV = 2,
+    HEAD = 8,
+    CHANGES_AT = 6,
+    N_LAYER = 2,
+    N_VOCAB = 40,
+    N_CTX = 32
+};
 enum { F32 = 0, I32 = 18 };
 typedef struct ggml_tensor T;
 typedef struct ggml_context C;
@@ -21,7 +31,9 @@ struct mock_llama {
     struct ggml_backend_sched *sched;
     T *embd, *output_norm, *layer[N_LAYER][16], *cache_k[N_LAYER], *cache_v[N_LAYER];
     T *logits;
-    int n_outputs, n_seen, in_place;
+    T *tokens, *positions, *outputs, *mask;
+    unsigned how, changes; /* MOCK_...; those of the graph */
+    int n, n_kv, n_outputs, n_seen, in_place;
     int owner[N_CTX], position[N_CTX], n_cells; /* of the cache; owner: sequence + 1 */
 };
 enum { ATTN_NORM, Q, K, V, SUB, OUT, FFN_NORM, GATE, UP, FFN_SUB, DOWN, DOWN_SCALE };
@@ -83,6 +95,7 @@ EXPORT struct mock_llama *mock_llama_new(const char *path, int in_place) {
     m->sched = ggml_backend_sched_new();
     return m;
 }
+EXPORT void mock_llama_make(struct mock_llama *m, unsigned how) { m->how = how; }
 EXPORT void mock_llama_free(struct mock_llama *m) { ggml_backend_sched_free(m->sched); }
 EXPORT void llama_set_warmup(void *m, _Bool now) { (void)m, (void)now; }
 #ifdef FOLDED /* as a linker makes one function of two that are alike */
@@ -104,43 +117,64 @@ EXPORT int mock_llama_seen(const struct mock_llama *m) { return m->n_seen; }
 static T *norm(C *c, T *x, T *w) { return ggml_mul(c, ggml_rms_norm(c, x, 1e-5f), w); }
 static const size_t S = sizeof(float);
 
-static T *attention(struct mock_llama *m, C *c, int l, T *x, T *positions, T *mask, int n, int from, int n_kv) {
-    T **w = m->layer[l];
-    T *q = ggml_rope(c, ggml_reshape_3d(c, ggml_mul_mat(c, w[Q], x), HEAD, N_HEAD, n), positions, 10000);
-    T *k = ggml_rope(c, ggml_reshape_3d(c, ggml_mul_mat(c, w[K], x), HEAD, N_HEAD_KV, n), positions, 10000);
+static T *attention(struct mock_llama *m, C *c, int l, T *x, int from) {
+    T **w = m->layer[l], *positions = m->positions;
+    const int n = m->n, n_kv = m->n_kv, wider = m->changes & MOCK_OTHER_HEADS ? 2 : 1;
+    const int head = HEAD * wider, n_head = N_HEAD / wider, n_head_kv = N_HEAD_KV / wider;
+    const float scale = m->changes & MOCK_OTHER_SCALE ? 0.5f : 1.0f / sqrtf(HEAD);
+    T *q = ggml_rope(c, ggml_reshape_3d(c, ggml_mul_mat(c, w[Q], x), head, n_head, n), positions, 10000);
+    T *k = ggml_rope(c, ggml_reshape_3d(c, ggml_mul_mat(c, w[K], x), head, n_head_kv, n), positions, 10000);
     T *v = ggml_mul_mat(c, w[V], x);
     const size_t row = N_HEAD_KV * HEAD * S;
     /* keys cell by cell, values transposed, as llama.cpp keeps them without flash attention */
-    T *to_k = ggml_view_3d(c, m->cache_k[l], HEAD, N_HEAD_KV, n, HEAD * S, row, (size_t)from * row);
+    T *to_k = ggml_view_3d(c, m->cache_k[l], head, n_head_kv, n, (size_t)head * S, row, (size_t)from * row);
     T *to_v = ggml_view_3d(c, m->cache_v[l], n, N_HEAD_KV * HEAD, 1, N_CTX * S, N_CTX * row, (size_t)from * S);
     ggml_build_forward_expand(m->g, ggml_cpy(c, k, to_k));
     ggml_build_forward_expand(m->g, ggml_cpy(c, ggml_swap(c, v, 0, 1), to_v));
-    T *keys = ggml_swap(c, ggml_view_3d(c, m->cache_k[l], HEAD, N_HEAD_KV, n_kv, HEAD * S, row, 0), 1, 2);
-    T *values = ggml_view_3d(c, m->cache_v[l], n_kv, HEAD, N_HEAD_KV, N_CTX * S, N_CTX * HEAD * S, 0);
+    T *keys = ggml_swap(c, ggml_view_3d(c, m->cache_k[l], head, n_head_kv, n_kv, (size_t)head * S, row, 0), 1, 2);
+    T *values = ggml_view_3d(c, m->cache_v[l], n_kv, head, n_head_kv, N_CTX * S, N_CTX * (size_t)head * S, 0);
     T *scores = ggml_mul_mat(c, keys, ggml_swap(c, q, 1, 2));
-    T *probabilities = ggml_soft_max_ext(c, scores, mask, 1.0f / sqrtf(HEAD));
+    T *probabilities = ggml_soft_max_ext(c, scores, m->mask, scale);
     T *context = ggml_cont(c, ggml_swap(c, ggml_mul_mat(c, values, probabilities), 1, 2));
     return ggml_mul_mat(c, w[OUT], norm(c, ggml_reshape_3d(c, context, N_EMBD, n, 1), w[SUB]));
 }
 
 static T *feed_forward(struct mock_llama *m, C *c, int l, T *x) {
     T **w = m->layer[l];
-    T *act = ggml_mul(c, ggml_silu(c, ggml_mul_mat(c, w[GATE], x)), ggml_mul_mat(c, w[UP], x));
+    const int swapped = (m->changes & MOCK_OTHER_SOURCES) != 0;
+    T *gate = ggml_mul_mat(c, w[swapped ? UP : GATE], x), *up = ggml_mul_mat(c, w[swapped ? GATE : UP], x);
+    if (m->changes & MOCK_OTHER_ORDER) ggml_build_forward_expand(m->g, up);
+    T *act = ggml_mul(c, ggml_silu(c, gate), up);
     return ggml_mul(c, ggml_mul_mat(c, w[DOWN], norm(c, act, w[FFN_SUB])), w[DOWN_SCALE]);
 }
 
-static void build(struct mock_llama *m, const struct mock_batch *b) {
-    struct ggml_init_params params = {1 << 20, NULL, 1};
-    const int n = b->n, from = b->sequences ? m->n_cells : b->positions[0], last = b->positions[n - 1];
-    const int n_kv = ((b->sequences ? from + n : last + 1) + 7) / 8 * 8;
-    C *in = m->inputs = ggml_init(params), *c = m->graph = ggml_init(params);
-    T *tokens = ggml_new_tensor_4d(in, I32, n, 1, 1, 1), *positions = ggml_new_tensor_4d(in, I32, n, 1, 1, 1);
-    T *outputs = ggml_new_tensor_4d(in, I32, b->n_outputs, 1, 1, 1), *mask = ggml_new_tensor_4d(in, F32, n_kv, n, 1, 1);
-    int l, i, j;
+static void name_weights(struct mock_llama *m) {
+    char name[64];
+    int l;
+    for (l = 0; l < N_LAYER; l++) {
+        const int swapped = (m->changes & MOCK_OTHER_NAMES) != 0;
+        snprintf(name, sizeof name, "blk.%d.ffn_gate.weight", l);
+        ggml_set_name(m->layer[l][swapped ? UP : GATE], name);
+        snprintf(name, sizeof name, "blk.%d.ffn_up.weight", l);
+        ggml_set_name(m->layer[l][swapped ? GATE : UP], name);
+    }
+}
+
+static void make_inputs(struct mock_llama *m) {
+    C *in = m->inputs;
+    m->tokens = ggml_new_tensor_4d(in, I32, m->n, 1, 1, 1);
+    m->positions = ggml_new_tensor_4d(in, I32, m->n, 1, 1, 1);
+    m->outputs = ggml_new_tensor_4d(in, I32, m->n_outputs, 1, 1, 1);
+    m->mask = ggml_new_tensor_4d(in, F32, m->n_kv, m->n, 1, 1);
     ggml_backend_alloc_ctx_tensors_from_buft(in, ggml_backend_cpu_buffer_type());
-    memcpy(ggml_get_data(tokens), b->tokens, (size_t)n * sizeof(int32_t));
-    memcpy(ggml_get_data(positions), b->positions, (size_t)n * sizeof(int32_t));
-    for (i = 0; i < b->n_outputs; i++) ((int32_t *)ggml_get_data(outputs))[i] = n - b->n_outputs + i;
+}
+
+static void set_inputs(struct mock_llama *m, const struct mock_batch *b, int from) {
+    const int n = b->n, n_kv = m->n_kv;
+    int i, j;
+    memcpy(ggml_get_data(m->tokens), b->tokens, (size_t)n * sizeof(int32_t));
+    memcpy(ggml_get_data(m->positions), b->positions, (size_t)n * sizeof(int32_t));
+    for (i = 0; i < b->n_outputs; i++) ((int32_t *)ggml_get_data(m->outputs))[i] = n - b->n_outputs + i;
     for (i = 0; i < n; i++) {
         m->owner[from + i] = 1 + (b->sequences ? b->sequences[i] : 0);
         m->position[from + i] = b->positions[i];
@@ -148,31 +182,57 @@ static void build(struct mock_llama *m, const struct mock_batch *b) {
     if (from + n > m->n_cells) m->n_cells = from + n;
     for (i = 0; i < n; i++)
         for (j = 0; j < n_kv; j++)
-            ((float *)ggml_get_data(mask))[i * n_kv + j] =
+            ((float *)ggml_get_data(m->mask))[i * n_kv + j] =
                 m->owner[j] == m->owner[from + i] && m->position[j] <= b->positions[i] ? 0 : -INFINITY;
-    m->g = ggml_new_graph();
-    T *x = ggml_get_rows(c, m->embd, tokens);
+}
+
+static void make_graph(struct mock_llama *m, int from) {
+    C *c = m->graph;
+    T *x = ggml_get_rows(c, m->embd, m->tokens);
+    int l;
     for (l = 0; l < N_LAYER; l++) {
-        T *out = attention(m, c, l, norm(c, x, m->layer[l][ATTN_NORM]), positions, mask, n, from, n_kv);
+        T *out = attention(m, c, l, norm(c, x, m->layer[l][ATTN_NORM]), from);
         ggml_set_name(out, "kqv_out-7"); /* a name that lies */
         if (l == N_LAYER - 1) {
-            out = ggml_get_rows(c, out, outputs);
-            x = ggml_get_rows(c, x, outputs);
+            out = ggml_get_rows(c, out, m->outputs);
+            x = ggml_get_rows(c, x, m->outputs);
         }
-        T *residual = ggml_add(c, out, x);
+        T *residual = m->changes & MOCK_OTHER_OPERATION ? ggml_mul(c, out, x) : ggml_add(c, out, x);
         T *down = feed_forward(m, c, l, norm(c, residual, m->layer[l][FFN_NORM]));
         /* in place: the residual is lost once the layer has run */
-        x = m->in_place ? ggml_add_inplace(c, residual, down) : ggml_add(c, down, residual);
+        x = m->in_place || m->changes & MOCK_OTHER_VIEW ? ggml_add_inplace(c, residual, down)
+                                                        : ggml_add(c, residual, down);
     }
     m->logits = ggml_mul_mat(c, m->embd, norm(c, x, m->output_norm));
     ggml_set_output(m->logits);
     ggml_build_forward_expand(m->g, m->logits);
-    m->n_outputs = b->n_outputs;
+}
+
+static void build(struct mock_llama *m, const struct mock_batch *b) {
+    struct ggml_init_params params = {1 << 20, NULL, 1};
+    const int n = b->n, from = b->sequences ? m->n_cells : b->positions[0], last = b->positions[n - 1];
+    m->n = n, m->n_outputs = b->n_outputs, m->n_kv = ((b->sequences ? from + n : last + 1) + 7) / 8 * 8;
+    m->changes = from >= CHANGES_AT ? m->how : 0;
+    if (m->g && m->how & MOCK_SAME_MEMORY) {
+        ggml_reset(m->inputs);
+        ggml_reset(m->graph);
+        ggml_graph_clear(m->g);
+    } else {
+        m->inputs = ggml_init(params);
+        m->graph = ggml_init(params);
+        m->g = ggml_new_graph();
+    }
+    name_weights(m);
+    make_inputs(m);
+    set_inputs(m, b, from);
+    make_graph(m, from);
 }
 
 EXPORT int mock_llama_decode(struct mock_llama *m, const struct mock_batch *b) {
     build(m, b);
-    if (!ggml_backend_sched_alloc_graph(m->sched, m->g)) return 1;
+    ggml_backend_sched_reset(m->sched);
+    if (m->changes & MOCK_UNSEEN) mock_allot(m->sched, m->g);
+    if (!(m->changes & (MOCK_UNSEEN | MOCK_WITHIN)) && !ggml_backend_sched_alloc_graph(m->sched, m->g)) return 1;
     return ggml_backend_sched_graph_compute_async(m->sched, m->g);
 }
 EXPORT const float *mock_llama_logits(const struct mock_llama *m) {

@@ -358,6 +358,71 @@ class Lifecycle(ShimTest):
         self.assertEqual(len(kinds(records, "run_end")), 1)
 
 
+class KeptPlans(ShimTest):
+    """A graph that is built anew where the one before was is not planned again, unless it differs in what stages depend on."""
+
+    CHANGES = ("other_sources", "other_names", "other_operation", "other_scale", "other_heads", "other_view", "other_order")
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "status").mkdir()
+
+    def counted(self):
+        """What the one process left in the folder of statuses."""
+        file = next((self.folder / "status").iterdir())
+        counted = dict(line.split("=", 1) for line in file.read_text().split("\n") if "=" in line)
+        file.unlink()
+        return counted
+
+    def traces(self, *words, **environment):
+        """Of graphs each in memory of its own, and of the same graphs in the same memory: what is in the records."""
+        found = []
+        for memory in ((), ("same",)):
+            run, records = self.traced(LOADER, addon(1), "prompt", "decode", *words, *memory, BITNET_TRACE_SELECT="**",
+                                       BITNET_SHIM_STATUS=str(self.folder / "status"), **environment)
+            self.assert_same(self.plain(LOADER, addon(1), "prompt", "decode", *words), run)
+            counted = self.counted()
+            found.append(({(r["seq"], r["layer"], r["stage"]): (r["blake3"], r["shape"]) for r in kinds(records, "tensor")},
+                          int(counted["graphs"]), int(counted["plans"])))
+        return found
+
+    def test_the_same_graph_is_planned_once(self):
+        for mode in ("retain", "callback"):
+            (apart, graphs, plans), (same, graphs_of_same, plans_of_same) = self.traces(BITNET_SHIM_MODE=mode)
+            self.assertEqual(apart, same)
+            self.assertEqual((graphs, plans), (4, 4))
+            self.assertEqual((graphs_of_same, plans_of_same), (4, 2))  # the prompt, a token
+
+    def test_a_graph_that_differs_is_planned_anew(self):
+        (usual, _, _), _ = self.traces()
+        for change in self.CHANGES:
+            for mode in ("auto", "callback"):
+                (apart, _, _), (same, _, plans) = self.traces(change, BITNET_SHIM_MODE=mode)
+                self.assertEqual(apart, same, (change, mode))
+                self.assertEqual(plans, 3, change)  # the prompt, a token, a token of the other kind
+                if change not in ("other_order", "other_view"):  # those compute the same
+                    self.assertNotEqual(apart, usual, change)
+
+    def test_what_interests_no_sink_is_passed_through(self):
+        for plugin, looked_at in (("null", False), (f"jsonl:path={self.folder}/trace.jsonl", True)):  # which wants steps too
+            for select in ("999:layer_out", "layer_out"):
+                command = (LOADER, addon(1), "prompt", "gaps")  # positions that are left out, when somebody looks at them
+                run = self.shimmed(*command, BITNET_TRACE_PLUGIN=plugin, BITNET_TRACE_SELECT=select,
+                                   BITNET_SHIM_STATUS=str(self.folder / "status"))
+                self.assert_same(self.plain(*command), run)
+                left_out = looked_at or select == "layer_out"
+                counted = self.counted()
+                self.assertEqual((counted["steps"], counted["several_sequences"]), ("0", "1") if left_out else ("1", "0"), select)
+
+    def test_memory_that_is_allotted_unseen(self):
+        for how in ("unseen", "within"):
+            for change in ((), *((change,) for change in self.CHANGES)):
+                for mode in ("auto", "callback"):
+                    (apart, _, _), (same, _, _) = self.traces(how, *change, BITNET_SHIM_MODE=mode)
+                    self.assertEqual(apart, same, (how, change, mode))
+                    self.assertGreater(len(apart), 100)
+
+
 class Failures(ShimTest):
     def test_a_plugin_that_fails_changes_nothing(self):
         command = (LOADER, addon(1), "prompt", "decode")

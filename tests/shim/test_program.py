@@ -14,6 +14,7 @@ LOADER, LINKED = MOCK / "bitnet_shim_loader", MOCK / "bitnet_shim_program"
 ADDON = MOCK / "libmock_addon1.so"
 HOOKED = {
     "ggml_backend_sched_alloc_graph", "ggml_backend_sched_reserve", "ggml_backend_sched_reserve_size",
+    "ggml_backend_sched_reset",
     "ggml_backend_sched_graph_compute", "ggml_backend_sched_graph_compute_async", "ggml_backend_sched_set_eval_callback",
     "ggml_backend_sched_free", "ggml_backend_sched_get_tensor_backend", "ggml_backend_get_device", "gguf_init_from_file",
     "llama_set_warmup"}
