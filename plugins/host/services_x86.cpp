@@ -42,7 +42,6 @@ struct Floats {
         return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(int(kAbs)));
     }
     static uint32_t magnitude_of(float v) { return std::bit_cast<uint32_t>(v) & kAbs; }
-    static uint32_t magnitude_bits(double magnitude) { return std::bit_cast<uint32_t>(float(magnitude)); }
     static constexpr uint32_t kNotFinite = kInf;
     using Scalar = float;
     AVX2_INLINE void store(float *to, __m256 v) { _mm256_storeu_ps(to, v); }
@@ -80,11 +79,14 @@ struct I32Avx2 {
     AVX2_INLINE __m256i all(int32_t v) { return _mm256_set1_epi32(v); }
     AVX2_INLINE __m256i magnitude(__m256i v) { return _mm256_abs_epi32(v); }
     static uint32_t magnitude_of(int32_t v) { return v < 0 ? 0 - uint32_t(v) : uint32_t(v); }
-    static uint32_t magnitude_bits(double magnitude) { return uint32_t(magnitude); }
     static constexpr uint32_t kNotFinite = UINT32_MAX;  // no magnitude
     using Scalar = int32_t;
     AVX2_INLINE void store(int32_t *to, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), v); }
 };
+
+// Of an element, in 31 bits below its magnitude, which has 32.
+constexpr int kIndexBits = 31;
+constexpr uint32_t kIndexMax = (uint32_t(1) << kIndexBits) - 1;
 
 template <class Ops> inline typename Ops::Scalar scalar_at(const typename Ops::Type::Raw *p) {
     typename Ops::Type::Raw raw;
@@ -117,37 +119,62 @@ template <class Ops> void add_rest(FirstPass<Ops> *pass, const typename Ops::Typ
     }
 }
 
-// The largest magnitudes of sixteen lanes are sixteen elements; so eight elements are at least their eighth.
-inline void set_threshold(uint32_t lanes[16], uint32_t *threshold, uint32_t *largest) {
-    for (int i = 1; i < 16; ++i) {
-        const uint32_t v = lanes[i];
-        int at = i;
-        for (; at > 0 && lanes[at - 1] < v; --at) lanes[at] = lanes[at - 1];
-        lanes[at] = v;
+// The largest magnitudes of sixteen lanes are sixteen elements; so eight elements are at least their eighth, which is
+// the smallest of those that fewer than eight are larger than. Nothing here or below branches on what the values are: a
+// branch that cannot be foreseen costs as much as ten elements.
+AVX2_INLINE void set_threshold(const __m256i lanes[2], uint32_t *threshold, uint32_t *largest) {
+    const __m256i flip = _mm256_set1_epi32(int(~kAbs));  // compares are of signed numbers
+    const __m256i low = _mm256_xor_si256(lanes[0], flip), high = _mm256_xor_si256(lanes[1], flip);
+    int32_t values[16];
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(values), low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(values + 8), high);
+    __m256i larger_than_low = _mm256_setzero_si256(), larger_than_high = _mm256_setzero_si256();
+    int32_t most = values[0], eighth = INT32_MAX;
+    for (const int32_t value : values) {
+        const __m256i all = _mm256_set1_epi32(value);
+        larger_than_low = _mm256_sub_epi32(larger_than_low, _mm256_cmpgt_epi32(all, low));
+        larger_than_high = _mm256_sub_epi32(larger_than_high, _mm256_cmpgt_epi32(all, high));
+        most = value > most ? value : most;
     }
-    *threshold = lanes[BITNET_STATS_TOP - 1];
-    *largest = lanes[0];
+    const __m256i eight = _mm256_set1_epi32(BITNET_STATS_TOP), none = _mm256_set1_epi32(INT32_MAX);
+    const __m256i of_low = _mm256_blendv_epi8(none, low, _mm256_cmpgt_epi32(eight, larger_than_low));
+    const __m256i of_high = _mm256_blendv_epi8(none, high, _mm256_cmpgt_epi32(eight, larger_than_high));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(values), _mm256_min_epi32(of_low, of_high));
+    for (int i = 0; i < 8; ++i) eighth = values[i] < eighth ? values[i] : eighth;
+    *threshold = uint32_t(eighth) ^ ~kAbs;
+    *largest = uint32_t(most) ^ ~kAbs;
 }
 
 // Where the extremes are: the elements that come into question are few.
 template <class Ops> struct Places {
-    Top top;
-    uint32_t threshold;  // below it none comes into the top
+    uint64_t top[BITNET_STATS_TOP];  // the largest first; 0: none yet
+    uint32_t threshold;              // below it none comes into the top
     typename Ops::Scalar min, max, min_value, max_value;
     uint32_t min_index, max_index;
     bool has_min, has_max;
+
+    // Orders by magnitude, and an equal one that comes later stays behind.
+    static uint64_t key(uint32_t magnitude, uint32_t index) {
+        return uint64_t(magnitude) << kIndexBits | (kIndexMax - index);
+    }
+    static uint32_t index_of(uint64_t key) { return kIndexMax - uint32_t(key & kIndexMax); }
 
     void look_at(const typename Ops::Type::Raw *data, size_t i) {
         const typename Ops::Scalar v = scalar_at<Ops>(data + i);
         if (!has_min && v == min) has_min = true, min_index = uint32_t(i), min_value = v;
         if (!has_max && v == max) has_max = true, max_index = uint32_t(i), max_value = v;
-        if (Ops::magnitude_of(v) >= threshold) top.offer(uint32_t(i), double(v));
+        uint64_t next = key(Ops::magnitude_of(v), uint32_t(i));
+        for (uint64_t &place : top) {
+            const uint64_t larger = place > next ? place : next;
+            next = place > next ? next : place;
+            place = larger;
+        }
     }
 
     void raise_threshold() {
-        if (top.n < BITNET_STATS_TOP) return;
-        const uint32_t smallest = Ops::magnitude_bits(top.threshold);
-        if (smallest >= threshold) threshold = smallest + 1;  // an equal one that comes later stays behind
+        const uint64_t least = top[BITNET_STATS_TOP - 1];
+        const uint32_t next = uint32_t(least >> kIndexBits) + 1;  // an equal one that comes later stays behind
+        if (least && next > threshold) threshold = next;
     }
 };
 
@@ -162,12 +189,14 @@ template <class Ops> struct Wanted {
         wanted->wants_min = _mm256_set1_epi32(places.has_min ? 0 : -1);
         wanted->wants_max = _mm256_set1_epi32(places.has_max ? 0 : -1);
     }
-    AVX2_INLINE __m256i hits(const Wanted &wanted, typename Ops::Vector v) {
+    // A bit for each of eight elements.
+    AVX2_INLINE uint32_t hits(const Wanted &wanted, typename Ops::Vector v) {
         const __m256i magnitude = Ops::magnitude(v);
         const __m256i is_large = _mm256_cmpeq_epi32(_mm256_max_epu32(magnitude, wanted.threshold), magnitude);
         const __m256i is_min = _mm256_and_si256(wanted.wants_min, Ops::equal(v, wanted.min));
         const __m256i is_max = _mm256_and_si256(wanted.wants_max, Ops::equal(v, wanted.max));
-        return _mm256_or_si256(is_large, _mm256_or_si256(is_min, is_max));
+        const __m256i hits = _mm256_or_si256(is_large, _mm256_or_si256(is_min, is_max));
+        return uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(hits)));
     }
 };
 

@@ -339,6 +339,25 @@ TEST_P(Services, UnalignedRows) {
     expect_stats(widen(values), stats);
 }
 
+// What comes late is the next number above those that it must take the place of, and neither the largest nor the least.
+TEST_P(Services, TheNextNumberTakesItsPlace) {
+    for (size_t late : {63u, 64u, 70u, 150u, 199u}) {
+        std::vector<int32_t> sums(200);
+        for (size_t i = 0; i < sums.size(); ++i) sums[i] = int32_t(i % 3);
+        for (size_t i = 0; i < 9; ++i) sums[3 * i] = i % 2 ? 1000 : -1000;
+        sums[1] = 2000, sums[2] = -2000, sums[late] = 1001;
+        std::vector<float> values(sums.begin(), sums.end());
+        values[late] = std::nextafter(1000.0f, 2000.0f);
+        bitnet_stats_t stats;
+        row_stats({sums.data(), sums.size(), BITNET_DTYPE_I32}, &stats);
+        expect_stats({sums.begin(), sums.end()}, stats);
+        EXPECT_EQ(stats.top_index[2], late);
+        row_stats(row_of(values), &stats);
+        expect_stats(widen(values), stats);
+        EXPECT_EQ(stats.top_index[2], late);
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(EveryCpu, Services, testing::ValuesIn(usable_cpus()), [](const auto &test) {
     return std::string(test.param == RowCpu::plain ? "plain" : test.param == RowCpu::avx2 ? "avx2" : "avx512");
 });
