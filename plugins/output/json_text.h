@@ -85,7 +85,9 @@ inline constexpr HexPairs kHexPairs;
 
 inline void JsonText::put_hex(const uint8_t *bytes, size_t n_bytes) {
     if (!reserve(2 * n_bytes)) return;
-    for (size_t i = 0; i < n_bytes; ++i, n += 2) memcpy(data + n, kHexPairs.of[bytes[i]], 2);
+    char *p = data + n;  // a local: what is written might be this object, as far as the compiler knows
+    for (size_t i = 0; i < n_bytes; ++i, p += 2) memcpy(p, kHexPairs.of[bytes[i]], 2);
+    n += 2 * n_bytes;
 }
 
 // Two digits for each 12 bits.
@@ -100,16 +102,17 @@ inline constexpr Base64Pairs kBase64Pairs;
 
 inline void JsonText::put_base64(const uint8_t *bytes, size_t n_bytes) {
     if (!reserve((n_bytes + 2) / 3 * 4)) return;
-    for (size_t i = 0; i < n_bytes; i += 3) {
+    char *p = data + n;  // a local, as above
+    for (size_t i = 0; i < n_bytes; i += 3, p += 4) {
         const size_t left = n_bytes - i;
         const uint32_t v = uint32_t(bytes[i]) << 16 | (left > 1 ? uint32_t(bytes[i + 1]) << 8 : 0) |
                            (left > 2 ? uint32_t(bytes[i + 2]) : 0);
-        memcpy(data + n, kBase64Pairs.of[v >> 12], 2);
-        memcpy(data + n + 2, kBase64Pairs.of[v & 4095], 2);
-        if (left < 3) data[n + 3] = '=';
-        if (left < 2) data[n + 2] = '=';
-        n += 4;
+        memcpy(p, kBase64Pairs.of[v >> 12], 2);
+        memcpy(p + 2, kBase64Pairs.of[v & 4095], 2);
+        if (left < 3) p[3] = '=';
+        if (left < 2) p[2] = '=';
     }
+    n += (n_bytes + 2) / 3 * 4;
 }
 
 // Length of the well-formed UTF-8 sequence at `p`, 0 when there is none: no overlong form, surrogate or value above
