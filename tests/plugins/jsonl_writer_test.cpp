@@ -208,8 +208,9 @@ TEST_F(JsonlWriter, ACutStreamReadsUpToAWholeRecord) {
             step(host, i);
             bool ended = false;
             EXPECT_TRUE(i % 5 != 4 || eventually([&] {
-                return records_of(decompress(bytes_of(path), &ended)).size() == 1u + 3u * unsigned(i + 1);
-            })) << i;
+                            return records_of(decompress(bytes_of(path), &ended)).size() == 1u + 3u * unsigned(i + 1);
+                        }))
+                << i;
         }
     }
     const std::string packed = bytes_of(path);
