@@ -6,8 +6,10 @@
 
 namespace bitnet::avx512vnni {
 
-// Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
-static constexpr int prefetch_bytes = 16384;
+// Bytes ahead that rows are asked for, in the order in which they lie in memory: they are read once (core/DESIGN.md).
+static constexpr int prefetch_bytes = 16384, keys_prefetch_bytes = 8192, values_prefetch_bytes = 6144;
+
+static inline void ask_for(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
 
 static __mmask16 tail_mask(int n) { return __mmask16((1u << n) - 1u); }
 
@@ -52,10 +54,12 @@ static inline void multiply(const typename Type::Element *rows, size_t stride, i
         __m512 v[J];
 #pragma GCC unroll 4
         for (int j = 0; j < J; ++j) v[j] = _mm512_loadu_ps(x + size_t(j) * x_stride + i);
+        if constexpr (Stream)
+            for (int line = 0; line < R * 16 * int(sizeof *rows); line += 64)
+                ask_for(reinterpret_cast<const char *>(rows + R * i) + keys_prefetch_bytes + line);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             const auto *p = rows + size_t(r) * stride + i;
-            if (Stream) _mm_prefetch(reinterpret_cast<const char *>(p) + prefetch_bytes, _MM_HINT_T1);
             const __m512 w = Type::load(p);
 #pragma GCC unroll 4
             for (int j = 0; j < J; ++j) sum[r][j] = _mm512_add_ps(sum[r][j], _mm512_mul_ps(w, v[j]));
@@ -125,7 +129,7 @@ static void stream_rows(const typename Type::Element *rows, size_t stride, int n
         constexpr int step_bytes = 2 * 16 * int(sizeof *a);  // of both rows
         int i = 0;
         for (; i + 16 <= n; i += 16, ahead += step_bytes) {
-            for (int line = 0; line < step_bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+            for (int line = 0; line < step_bytes; line += 64) ask_for(ahead + line);
             const __m512 v = _mm512_loadu_ps(x + i);
             s = _mm512_add_ps(s, _mm512_mul_ps(Type::load(a + i), v));
             t = _mm512_add_ps(t, _mm512_mul_ps(Type::load(b + i), v));
@@ -163,8 +167,9 @@ static void dot_rows(const typename Type::Element *rows, size_t stride, int n_ro
         stream_rows<Type>(rows, stride, n_rows, n, x + size_t(j) * x_stride, out + size_t(j) * out_stride);
 }
 
-// 16 W columns for J vectors of weights; the sums stay in registers over all rows.
-template <class Type, int W, int J, bool Stream>
+// 16 W columns for J vectors of weights; the sums stay in registers over all rows. Ahead: columns of each row that are
+// asked for on the way; 0: the rows are in the cache.
+template <class Type, int W, int J, int Ahead>
 static void mix_block(const typename Type::Element *rows, size_t stride, int n_rows, const float *weights,
                       size_t weights_stride, float *out, size_t out_stride) {
     __m512 sum[J][W];
@@ -174,12 +179,14 @@ static void mix_block(const typename Type::Element *rows, size_t stride, int n_r
         for (int k = 0; k < W; ++k) sum[j][k] = _mm512_loadu_ps(out + size_t(j) * out_stride + 16 * k);
     for (int r = 0; r < n_rows; ++r) {
         const auto *p = rows + size_t(r) * stride;
+        if constexpr (Ahead > 0) {
+            for (int line = 0; line < Ahead * int(sizeof *p); line += 64)
+                ask_for(reinterpret_cast<const char *>(p) + values_prefetch_bytes + line);
+            pace<Ahead / 4>();
+        }
         __m512 v[W];
 #pragma GCC unroll 8
-        for (int k = 0; k < W; ++k) {
-            if (Stream) _mm_prefetch(reinterpret_cast<const char *>(p + 16 * k) + prefetch_bytes, _MM_HINT_T1);
-            v[k] = Type::load(p + 16 * k);
-        }
+        for (int k = 0; k < W; ++k) v[k] = Type::load(p + 16 * k);
 #pragma GCC unroll 16
         for (int j = 0; j < J; ++j) {
             const __m512 w = _mm512_set1_ps(weights[size_t(j) * weights_stride + size_t(r)]);
@@ -204,14 +211,18 @@ static void mix_tail(const typename Type::Element *rows, size_t stride, int n_ro
     _mm512_mask_storeu_ps(out, mask, sum);
 }
 
-template <class Type, int J, bool Stream>
+template <class Type, int J>
 static void mix_columns(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *weights,
                         size_t weights_stride, float *out, size_t out_stride) {
     int i = 0;
+    for (; i + 128 <= n; i += 128) {
+        mix_block<Type, 4, J, 128>(rows + i, stride, n_rows, weights, weights_stride, out + i, out_stride);
+        mix_block<Type, 4, J, 0>(rows + i + 64, stride, n_rows, weights, weights_stride, out + i + 64, out_stride);
+    }
     for (; i + 64 <= n; i += 64)
-        mix_block<Type, 4, J, Stream>(rows + i, stride, n_rows, weights, weights_stride, out + i, out_stride);
+        mix_block<Type, 4, J, 64>(rows + i, stride, n_rows, weights, weights_stride, out + i, out_stride);
     for (; i + 16 <= n; i += 16)
-        mix_block<Type, 1, J, Stream>(rows + i, stride, n_rows, weights, weights_stride, out + i, out_stride);
+        mix_block<Type, 1, J, 16>(rows + i, stride, n_rows, weights, weights_stride, out + i, out_stride);
     if (i < n)
         for (int j = 0; j < J; ++j)
             mix_tail<Type>(rows + i, stride, n_rows, n - i, weights + size_t(j) * weights_stride,
@@ -226,8 +237,8 @@ static int mix_many(const typename Type::Element *rows, size_t stride, int n_row
     const int whole = n_x / J * J;
     for (int i = 0; i + 16 <= n; i += 16)
         for (int j = 0; j < whole; j += J)
-            mix_block<Type, 1, J, false>(rows + i, stride, n_rows, weights + size_t(j) * weights_stride, weights_stride,
-                                         out + size_t(j) * out_stride + i, out_stride);
+            mix_block<Type, 1, J, 0>(rows + i, stride, n_rows, weights + size_t(j) * weights_stride, weights_stride,
+                                     out + size_t(j) * out_stride + i, out_stride);
     const int left = n % 16;
     for (int j = 0; left && j < whole; ++j)
         mix_tail<Type>(rows + n - left, stride, n_rows, left, weights + size_t(j) * weights_stride,
@@ -235,8 +246,8 @@ static int mix_many(const typename Type::Element *rows, size_t stride, int n_row
     return whole;
 }
 
-// Rows that are taken together when they come from memory: few, so that their second half is asked for in time.
-static constexpr int rows_from_memory = 8;
+// Rows that are taken together when they come from memory: few, so that their second half is still in the first cache.
+static constexpr int rows_from_memory = 4;
 
 template <class Type>
 static void mix_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *weights,
@@ -255,11 +266,11 @@ static void mix_rows(const typename Type::Element *rows, size_t stride, int n_ro
         const int some = n_rows - r < rows_from_memory ? n_rows - r : rows_from_memory;
         int j = 0;
         for (; j + 4 <= n_x; j += 4)
-            mix_columns<Type, 4, true>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
-                                       out + size_t(j) * out_stride, out_stride);
+            mix_columns<Type, 4>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
+                                 out + size_t(j) * out_stride, out_stride);
         for (; j < n_x; ++j)
-            mix_columns<Type, 1, true>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
-                                       out + size_t(j) * out_stride, out_stride);
+            mix_columns<Type, 1>(p, stride, some, n, w + size_t(j) * weights_stride, weights_stride,
+                                 out + size_t(j) * out_stride, out_stride);
     }
 }
 

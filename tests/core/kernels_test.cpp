@@ -1,7 +1,10 @@
 // Row and ternary kernels of every usable instruction set, against what kernels.inc and core/DESIGN.md say, written in
 // the obvious way: bit for bit, on odd sizes, unaligned memory and guard bytes.
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <limits>
+#include <memory>
 
 #include "core/math.h"
 #include "tests/core/kernels_support.h"
@@ -186,6 +189,30 @@ int32_t sum_of(const int8_t *x, int n) {
     int32_t sum = 0;
     for (int i = 0; i < n; ++i) sum += x[i];
     return sum;
+}
+
+// GGUF aligns to 32 bytes: a row may begin in the middle of a cache line, and the kernels then read it by whole lines.
+TEST_P(KernelsTest, TernaryRowsAnywhereInALine) {
+    constexpr int n_rows = 7;
+    for (int n_in : {128, 256, 384, 512, 640, 2560})
+        for (size_t offset = 0; offset < 64; offset += 16) {
+            const std::vector<int8_t> w = random_int8(size_t(n_in) * n_rows, uint32_t(n_in), 1);
+            const std::vector<int8_t> x = random_int8(size_t(n_in), 7, 127);
+            const std::vector<uint8_t> packed = pack(w);
+            // Ends with the buffer: what reads beyond it is seen by the sanitizers.
+            void *allocated = nullptr;
+            ASSERT_EQ(posix_memalign(&allocated, 64, offset + packed.size()), 0);
+            const std::unique_ptr<uint8_t, decltype(&std::free)> memory(static_cast<uint8_t *>(allocated), &std::free);
+            std::memcpy(memory.get() + offset, packed.data(), packed.size());
+            Guarded<int32_t> acc{size_t(n_rows)};
+            Scratch scratch(n_in);
+            k().ternary_rows(memory.get() + offset, n_rows, n_in, Input(x).data(), sum_of(x.data(), n_in), acc.data(),
+                             scratch.data());
+            EXPECT_TRUE(acc.intact() && scratch.intact());
+            for (int r = 0; r < n_rows; ++r)
+                ASSERT_EQ(acc.values()[size_t(r)], product(&w[size_t(r) * size_t(n_in)], x.data(), n_in))
+                    << n_in << " at " << offset << " row " << r;
+        }
 }
 
 TEST_P(KernelsTest, TernaryRows) {
