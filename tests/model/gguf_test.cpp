@@ -352,6 +352,45 @@ TEST(Mapping, FilesAndMemory) {
     EXPECT_THROW(Mapping::copy(nullptr, 0, "x"), Error);
 }
 
+// Where huge pages fit: Linux maps a file with them only at such a place.
+TEST(Mapping, LargeFilesBeginAtAHugePage) {
+    constexpr size_t huge_page = size_t(2) << 20;
+    for (const size_t size : {huge_page - 1, huge_page, huge_page + 1, 2 * huge_page, 3 * huge_page + 4097}) {
+        std::string bytes(size, 0);
+        for (size_t i = 0; i < size; i += 511) bytes[i] = char(i / 511);
+        bytes.back() = 'z';
+        const TemporaryFile file(bytes);
+        const auto first = Mapping::map_file(file.path()), second = Mapping::map_file(file.path());
+        for (const auto &mapping : {first, second}) {
+            ASSERT_EQ(mapping->size(), size);
+            EXPECT_EQ(memcmp(mapping->data(), bytes.data(), size), 0) << size;
+            if (size >= huge_page) {
+                EXPECT_EQ(reinterpret_cast<uintptr_t>(mapping->data()) % huge_page, 0u) << size;
+            }
+        }
+    }
+}
+
+// What is reserved around a mapping to place it is given back.
+TEST(Mapping, ReservesNothingForLong) {
+    const auto mapped_bytes = [] {
+        std::ifstream statm("/proc/self/statm");
+        size_t pages = 0;
+        statm >> pages;
+        return pages * size_t(sysconf(_SC_PAGESIZE));
+    };
+    constexpr size_t size = (size_t(2) << 20) + 1;
+    const TemporaryFile file(std::string(size, 'x'));
+    Mapping::map_file(file.path());
+    const size_t before = mapped_bytes();
+    if (before == 0) GTEST_SKIP() << "no /proc";
+    std::vector<std::shared_ptr<const Mapping>> many;
+    for (int i = 0; i < 100; ++i) many.push_back(Mapping::map_file(file.path()));
+    EXPECT_LT(mapped_bytes(), before + 100 * (size + 4096) + (size_t(4) << 20));
+    many.clear();
+    EXPECT_LT(mapped_bytes(), before + (size_t(4) << 20));
+}
+
 TEST(Mapping, RejectsWhatIsNoFile) {
     EXPECT_EQ(io_error("/nonexistent/m.gguf", Status::io),
               "/nonexistent/m.gguf: cannot open: No such file or directory");
