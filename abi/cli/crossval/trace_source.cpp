@@ -1,14 +1,12 @@
 // trace: `logits` records of a trace. They hold no row: the hash says whether ours is the same, the sketch how far it
 // is.
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <numeric>
 
 #include "abi/cli/crossval/source.h"
+#include "abi/cli/diff/raw_values.h"
 #include "abi/cli/diff/trace_reader.h"
 #include "abi/cli/session.h"
 #include "abi/cli/terminal.h"
@@ -17,55 +15,9 @@ namespace bitnet::crossval {
 
 namespace {
 
-constexpr size_t n_hash_digits = 64;
-constexpr size_t n_recorded_top = diff::kTopCount;
-
-uint64_t mix(uint64_t x) {
-    uint64_t z = (x + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-using Sketch = std::array<float, diff::kSketchBuckets>;
-
-// As plugins/TRACE_FORMAT.md defines it.
-Sketch sketch_of(const float *values, size_t n) {
-    std::array<double, diff::kSketchBuckets> sums{};
-    for (size_t i = 0; i < n; i++) {
-        const uint64_t block = i / 64, place = i % 64;
-        const double value = std::isfinite(values[i]) ? double(values[i]) : 0;
-        sums[place ^ (mix(2 * block + 1) & 63)] += mix(2 * block) >> place & 1 ? -value : value;
-    }
-    Sketch sketch;
-    std::transform(sums.begin(), sums.end(), sketch.begin(), [](double sum) { return float(sum); });
-    return sketch;
-}
-
-std::string hash_of(const float *values, size_t n) {
-    char hash[n_hash_digits + 1];
-    size_t size = sizeof hash;
-    check(bitnet_blake3(values, n * sizeof(float), hash, &size));
-    return hash;
-}
-
-std::string hash_of(const diff::Record &record) {
-    std::string hash;
-    for (const uint8_t byte : record.blake3) hash += text_of("%02x", byte);
-    return hash;
-}
-
-std::vector<uint32_t> largest_by_magnitude(const float *values, size_t n) {
-    std::vector<uint32_t> order(n);
-    std::iota(order.begin(), order.end(), 0u);
-    std::erase_if(order, [&](uint32_t i) { return std::isnan(values[i]); });
-    const auto end = order.begin() + std::ptrdiff_t(std::min(n_recorded_top, order.size()));
-    std::partial_sort(order.begin(), end, order.end(), [&](uint32_t i, uint32_t j) {
-        const float x = std::fabs(values[i]), y = std::fabs(values[j]);
-        return x != y ? x > y : i < j;
-    });
-    order.erase(end, order.end());
-    return order;
+// What a trace would hold of our row.
+diff::Record record_of(const float *values, size_t n) {
+    return diff::record_of({BITNET_DTYPE_F32, std::string(reinterpret_cast<const char *>(values), n * sizeof(float))});
 }
 
 // Index of the record's largest value: as recorded, or where its list shows it.
@@ -77,33 +29,31 @@ int64_t largest_of(const diff::Record &record) {
 }
 
 // Fills what follows from the distance of the sketches.
-void measure_distance(const float *ours, size_t n, const diff::Record &record, bitnet_logits_row_t &row) {
-    const Sketch sketch = sketch_of(ours, n);
-    double distance = 0, aa = 0;
-    for (size_t i = 0; i < sketch.size(); i++) {
-        const double d = double(sketch[i]) - double(record.sketch[i]);
+void measure_distance(const diff::Record &ours, const diff::Record &record, bitnet_logits_row_t &row) {
+    double distance = 0;
+    for (size_t i = 0; i < ours.sketch.size(); i++) {
+        const double d = double(ours.sketch[i]) - double(record.sketch[i]);
         distance += d * d;
     }
-    for (size_t i = 0; i < n; i++)
-        if (std::isfinite(ours[i])) aa += double(ours[i]) * double(ours[i]);
-    const double bb = record.l2 * record.l2;
+    const double aa = ours.l2 * ours.l2, bb = record.l2 * record.l2;
     row.measured |= BITNET_METRIC_L2 | BITNET_METRIC_MSE | BITNET_METRIC_NMSE | BITNET_METRIC_COSINE;
     row.l2 = std::sqrt(distance);
-    row.mse = distance / double(n);
+    row.mse = distance / double(ours.n_elements);
     row.nmse = distance == 0 ? 0 : distance / aa;
     row.rms_difference = std::sqrt(row.mse);
     row.cosine =
         aa == 0 || bb == 0 ? double(aa == bb) : std::clamp((aa + bb - distance) / (2 * std::sqrt(aa * bb)), -1.0, 1.0);
 }
 
-void measure_top(const float *ours, size_t n, const diff::Record &record, bitnet_logits_row_t &row) {
-    const std::vector<uint32_t> listed = largest_by_magnitude(ours, n);
+void measure_top(const float *ours, const diff::Record &own, const diff::Record &record, bitnet_logits_row_t &row) {
+    const size_t n = own.n_elements;
     size_t n_common = 0;
     for (uint32_t i = 0; i < record.n_top; i++)
-        n_common += size_t(std::count(listed.begin(), listed.end(), record.top[i].index));
-    if (!listed.empty()) {
+        n_common += size_t(std::count_if(own.top.begin(), own.top.begin() + own.n_top,
+                                         [&](const diff::Top &top) { return top.index == record.top[i].index; }));
+    if (own.n_top > 0) {
         row.measured |= BITNET_METRIC_TOP_K;
-        row.top_k = double(n_common) / double(listed.size());
+        row.top_k = double(n_common) / double(own.n_top);
     }
     const int64_t theirs = largest_of(record);
     row.top1_a = row.top1_b = -1;
@@ -172,7 +122,8 @@ public:
             throw CommandError(text_of("%s:%u: %llu values of type %s, expected %zu of F32", printable(path_).c_str(),
                                        record.line, static_cast<unsigned long long>(record.n_elements),
                                        record.dtype.data(), n_vocab_));
-        if (hash_of(record) == hash_of(ours, n_vocab_)) {
+        const diff::Record own = record_of(ours, n_vocab_);
+        if (own.blake3 == record.blake3) {
             compare_values(ours, ours, n_vocab_, limits, row);
             return ours;
         }
@@ -180,10 +131,9 @@ public:
         row.struct_size = sizeof row;
         row.n = n_vocab_;
         row.measured = BITNET_METRIC_FINITE;
-        row.n_nonfinite = record.n_nan + record.n_inf +
-                          uint64_t(std::count_if(ours, ours + n_vocab_, [](float x) { return !std::isfinite(x); }));
-        measure_distance(ours, n_vocab_, record, row);
-        measure_top(ours, n_vocab_, record, row);
+        row.n_nonfinite = record.n_nan + record.n_inf + own.n_nan + own.n_inf;
+        measure_distance(own, record, row);
+        measure_top(ours, own, record, row);
         check(bitnet_compare_rows(&row, 1, &limits, nullptr));
         return nullptr;
     }
