@@ -4,8 +4,8 @@
 namespace bitnet::BITNET_ISA {
 
 // N instructions without a result, on ports that the products do not need. A processor looks as many instructions ahead
-// as its window holds, and a software prefetch that finds no free miss buffer is dropped: with 15 instructions a line,
-// 30 lines' prefetches come at once, most are lost, and the loop waits for each of those lines in turn. With about 32
+// as its window holds, and a software prefetch that finds no free miss buffer seems to be dropped: with 15 instructions
+// a line, 30 lines' prefetches come at once, and the loop waits for each that is lost. With about 32
 // instructions a line it keeps up with memory, 38 instead of 21 GB/s (core/DESIGN.md has the measurement; nop has no
 // effect, it takes no place in the window).
 template <int N> static inline void pace() {
