@@ -182,12 +182,6 @@ void CompactHead::bound(const Kernels &kernels, const Input &in, int begin, int 
     }
 }
 
-float CompactHead::exact(const Kernels &kernels, const float *x, int row) const {
-    float logit;
-    float_matrix_rows(kernels, head_, row, row + 1, x, 1, &logit, 1);
-    return logit;
-}
-
 // The k rows that promise most.
 static std::vector<int32_t> leaders(const float *upper, int n_rows, int k) {
     if (k == 1) return {int32_t(std::max_element(upper, upper + n_rows) - upper)};
@@ -207,13 +201,9 @@ bool CompactHead::reach(const Kernels &kernels, const float *x, const float *upp
         if (out.size() == most) return false;
         out.push_back({i, 0});
     }
-    const size_t row_bytes = head_.row_bytes();
-    const char *rows = static_cast<const char *>(head_.data);
     for (size_t i = 0; i < out.size(); ++i) {
-        if (i + 1 < out.size())  // rows far apart: the processor cannot foresee the next one
-            for (size_t at = 0; at < row_bytes; at += 64)
-                __builtin_prefetch(rows + size_t(out[i + 1].token) * row_bytes + at, 0, 2);
-        out[i].logit = exact(kernels, x, out[i].token);
+        const int32_t row = out[i].token, next = i + 1 < out.size() ? out[i + 1].token : row;
+        out[i].logit = float_matrix_row(kernels, head_, row, next, x);
     }
     return true;
 }
@@ -249,7 +239,7 @@ bool CompactHead::candidates(const Kernels &kernels, ThreadPool &pool, const flo
         first = leaders(upper, n_rows, k);
     float least = std::numeric_limits<float>::infinity();
     for (int32_t row : first) {
-        const float logit = exact(kernels, x, row);
+        const float logit = float_matrix_row(kernels, head_, row, row, x);
         if (!(logit >= -std::numeric_limits<float>::max())) return false;  // NaN or -infinity excludes nobody
         least = std::min(least, logit);
     }

@@ -51,7 +51,6 @@ private:
     void bound(const Kernels &kernels, const Input &input, int begin, int end, float *upper) const;
     bool reach(const Kernels &kernels, const float *x, const float *upper, float least, int begin, int end, size_t most,
                std::vector<Candidate> &out) const;
-    float exact(const Kernels &kernels, const float *x, int row) const;
 
     FloatMatrix head_;
     uint8_t levels_[32] = {};  // what code c stands for: (levels_[c] - 64) times the row's scale

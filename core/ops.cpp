@@ -116,22 +116,33 @@ void float_row(const FloatMatrix &m, int row, float *out) {
         for (int i = 0; i < m.n_cols; ++i) out[i] = bfloat_to_float(bits[i]);
 }
 
-void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, int end, const float *x, int n_x,
-                       float *out, size_t out_stride) {
-    const char *p = static_cast<const char *>(m.data) + size_t(begin) * m.row_bytes();
-    const int n = m.n_cols, n_rows = end - begin;
-    const size_t stride = size_t(n);
+// Rows from `first` on, `stride` elements apart.
+static void dot_rows(const Kernels &kernels, const FloatMatrix &m, int first, size_t stride, int n_rows, const float *x,
+                     int n_x, float *out, size_t out_stride) {
+    const char *p = static_cast<const char *>(m.data) + size_t(first) * m.row_bytes();
+    const size_t n = size_t(m.n_cols);
     switch (m.type) {
     case TensorType::f32:
-        return kernels.dot_rows_f32(reinterpret_cast<const float *>(p), stride, n_rows, n, x, stride, n_x, out,
+        return kernels.dot_rows_f32(reinterpret_cast<const float *>(p), stride, n_rows, m.n_cols, x, n, n_x, out,
                                     out_stride);
     case TensorType::f16:
-        return kernels.dot_rows_f16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, n, x, stride, n_x, out,
+        return kernels.dot_rows_f16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, m.n_cols, x, n, n_x, out,
                                     out_stride);
     default:
-        return kernels.dot_rows_bf16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, n, x, stride, n_x, out,
+        return kernels.dot_rows_bf16(reinterpret_cast<const uint16_t *>(p), stride, n_rows, m.n_cols, x, n, n_x, out,
                                      out_stride);
     }
+}
+
+void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, int end, const float *x, int n_x,
+                       float *out, size_t out_stride) {
+    dot_rows(kernels, m, begin, size_t(m.n_cols), end - begin, x, n_x, out, out_stride);
+}
+
+float float_matrix_row(const Kernels &kernels, const FloatMatrix &m, int row, int next, const float *x) {
+    float dot;
+    dot_rows(kernels, m, row, size_t(next - row) * size_t(m.n_cols), 1, x, 1, &dot, 1);
+    return dot;
 }
 
 void round_to_half(float *x, int n) {

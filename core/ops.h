@@ -36,6 +36,9 @@ void float_row(const FloatMatrix &m, int row, float *out);
 // out[j * out_stride + r - begin] = dot(row r, x + j * n_cols) for n_x vectors.
 void float_matrix_rows(const Kernels &kernels, const FloatMatrix &m, int begin, int end, const float *x, int n_x,
                        float *out, size_t out_stride);
+// dot(row, x), the same bits; row `next`, not before `row`, is asked for on the way: rows far apart in ascending order
+// are read as fast as rows that follow each other.
+float float_matrix_row(const Kernels &kernels, const FloatMatrix &m, int row, int next, const float *x);
 
 void round_to_half(float *x, int n);  // to f16 and back
 float round_bf16(float x);            // to bf16 and back, ties to even

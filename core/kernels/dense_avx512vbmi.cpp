@@ -9,7 +9,7 @@
 namespace bitnet::avx512vbmi {
 
 // Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
-static constexpr int prefetch_bytes = 8192;
+static constexpr int prefetch_bytes = 6144;
 
 static __m512i load64(const void *p) { return _mm512_loadu_si512(p); }
 
@@ -56,7 +56,8 @@ static inline __m512i total(const Sums &s) {
                             _mm512_add_epi32(_mm512_srai_epi32(s.digit[2], 4), _mm512_srai_epi32(s.digit[3], 6)));
 }
 
-static inline __m512i row_sums(const uint8_t *row, int n_blocks, const Tables &t, const int8_t *x) {
+// Not inlined: see ternary_avx512vnni.cpp.
+[[gnu::noinline]] static __m512i row_sums(const uint8_t *row, int n_blocks, const Tables &t, const int8_t *x) {
     const __m512i zero = _mm512_setzero_si512();
     Sums s = {{zero, zero, zero, zero, zero}};
     for (int b = 0; b < n_blocks; ++b, row += dense_block_bytes, x += dense_block) {

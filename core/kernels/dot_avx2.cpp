@@ -6,7 +6,7 @@
 namespace bitnet::avx2 {
 
 // Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
-static constexpr int prefetch_bytes = 16384;
+static constexpr int prefetch_bytes = 6144;
 
 struct F32 {
     using Element = float;
@@ -106,38 +106,25 @@ static void dot_3x2(const typename Type::Element *rows, size_t stride, int n, co
     __builtin_memcpy(out + out_stride, of + 4, 3 * sizeof *out);
 }
 
-// Two rows times one vector, for rows that are read once, from memory. Two, because one row alone waits for its adder;
-// lines are asked for in the order in which they lie in memory.
+// Rows that are read once, from memory, times one vector: one row after the other, a line at a time.
 template <class Type>
 static void stream_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *x,
                         float *out) {
-    int r = 0;
-    for (; r + 2 <= n_rows; r += 2) {
-        const auto *a = rows + size_t(r) * stride, *b = a + stride;
-        Lanes s = {_mm256_setzero_ps(), _mm256_setzero_ps()}, t = s;
-        const char *ahead = reinterpret_cast<const char *>(a) + prefetch_bytes;
-        constexpr int step_bytes = 2 * 16 * int(sizeof *a);  // of both rows
-        int i = 0;
-        for (; i + 16 <= n; i += 16, ahead += step_bytes) {
-            for (int line = 0; line < step_bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
-            const __m256 v0 = _mm256_loadu_ps(x + i), v1 = _mm256_loadu_ps(x + i + 8);
-            add(s, Type::load(a + i), Type::load(a + i + 8), v0, v1);
-            add(t, Type::load(b + i), Type::load(b + i + 8), v0, v1);
-        }
-        if (i < n) {
-            add_tail<Type>(s, a + i, x + i, n - i);
-            add_tail<Type>(t, b + i, x + i, n - i);
-        }
-        out[r] = tree(s);
-        out[r + 1] = tree(t);
-    }
-    if (r < n_rows) {
-        const auto *a = rows + size_t(r) * stride;
+    constexpr int line = 64 / int(sizeof *rows);
+    const size_t ahead = stride == size_t(n) ? prefetch_bytes : stride * sizeof *rows;
+    for (int r = 0; r < n_rows; ++r) {
+        const auto *row = rows + size_t(r) * stride;
         Lanes s = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+        const auto add_16 = [&](int i) {
+            add(s, Type::load(row + i), Type::load(row + i + 8), _mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8));
+        };
         int i = 0;
-        for (; i + 16 <= n; i += 16)
-            add(s, Type::load(a + i), Type::load(a + i + 8), _mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8));
-        if (i < n) add_tail<Type>(s, a + i, x + i, n - i);
+        for (; i + line <= n; i += line) {
+            _mm_prefetch(reinterpret_cast<const char *>(row + i) + ahead, _MM_HINT_T0);
+            for (int k = 0; k < line; k += 16) add_16(i + k);
+        }
+        for (; i + 16 <= n; i += 16) add_16(i);
+        if (i < n) add_tail<Type>(s, row + i, x + i, n - i);
         out[r] = tree(s);
     }
 }

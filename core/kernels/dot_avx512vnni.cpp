@@ -7,7 +7,7 @@
 namespace bitnet::avx512vnni {
 
 // Bytes ahead that rows are asked for, in the order in which they lie in memory: they are read once (core/DESIGN.md).
-static constexpr int prefetch_bytes = 16384, keys_prefetch_bytes = 8192, values_prefetch_bytes = 6144;
+static constexpr int prefetch_bytes = 6144, keys_prefetch_bytes = 8192, values_prefetch_bytes = 6144;
 
 static inline void ask_for(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
 
@@ -116,35 +116,31 @@ static void dot_1xj(const typename Type::Element *row, int n, const float *x, si
     for (int j = 0; j < J; ++j) out[size_t(j) * out_stride] = tree(s[0][j]);
 }
 
-// Two rows times one vector, for rows that are read once, from memory. Two, because one row alone waits for its adder
-// and leaves memory idle; lines are asked for ahead in the order in which they lie there.
+// Rows that are read once, from memory, times one vector: one row after the other, a line at a time.
 template <class Type>
 static void stream_rows(const typename Type::Element *rows, size_t stride, int n_rows, int n, const float *x,
                         float *out) {
-    int r = 0;
-    for (; r + 2 <= n_rows; r += 2) {
-        const auto *a = rows + size_t(r) * stride, *b = a + stride;
-        __m512 s = _mm512_setzero_ps(), t = s;
-        const char *ahead = reinterpret_cast<const char *>(a) + prefetch_bytes;
-        constexpr int step_bytes = 2 * 16 * int(sizeof *a);  // of both rows
+    constexpr int line = 64 / int(sizeof *rows);
+    const size_t ahead = stride == size_t(n) ? prefetch_bytes : stride * sizeof *rows;
+    for (int r = 0; r < n_rows; ++r) {
+        const auto *row = rows + size_t(r) * stride;
+        __m512 s = _mm512_setzero_ps();
+        const auto add = [&](int i) {
+            s = _mm512_add_ps(s, _mm512_mul_ps(Type::load(row + i), _mm512_loadu_ps(x + i)));
+        };
         int i = 0;
-        for (; i + 16 <= n; i += 16, ahead += step_bytes) {
-            for (int line = 0; line < step_bytes; line += 64) ask_for(ahead + line);
-            const __m512 v = _mm512_loadu_ps(x + i);
-            s = _mm512_add_ps(s, _mm512_mul_ps(Type::load(a + i), v));
-            t = _mm512_add_ps(t, _mm512_mul_ps(Type::load(b + i), v));
-            if constexpr (sizeof *a == 2) pace<16>();
+        for (; i + line <= n; i += line) {
+            ask_for(reinterpret_cast<const char *>(row + i) + ahead);
+            for (int k = 0; k < line; k += 16) add(i + k);
         }
+        for (; i + 16 <= n; i += 16) add(i);
         if (i < n) {
             const __mmask16 mask = tail_mask(n - i);
-            const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
-            s = _mm512_mask_add_ps(s, mask, s, _mm512_mul_ps(Type::load(a + i, mask), v));
-            t = _mm512_mask_add_ps(t, mask, t, _mm512_mul_ps(Type::load(b + i, mask), v));
+            s = _mm512_mask_add_ps(s, mask, s,
+                                   _mm512_mul_ps(Type::load(row + i, mask), _mm512_maskz_loadu_ps(mask, x + i)));
         }
         out[r] = tree(s);
-        out[r + 1] = tree(t);
     }
-    if (r < n_rows) dot_1xj<Type, 1>(rows + size_t(r) * stride, n, x, 0, out + r, 0);
 }
 
 template <class Type>

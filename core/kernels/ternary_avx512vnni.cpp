@@ -2,7 +2,6 @@
 // into an int32.
 #define BITNET_ISA avx512vnni
 #include "core/kernels/declare.h"
-#include "core/kernels/pace_x86.h"
 #include <immintrin.h>
 
 namespace bitnet::avx512vnni {
@@ -19,7 +18,7 @@ static inline void dot_add(__m512i &sum, __m512i codes, __m512i x) {
 // ---- one token --------------------------------------------------------------------------------------------------
 
 // Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
-static constexpr int prefetch_bytes = 8192;
+static constexpr int prefetch_bytes = 6144;
 
 // Where a row's pairs of groups begin and whether each is a cache line: a load across two lines costs half of the
 // memory's speed, and GGUF aligns tensors to 32 bytes only.
@@ -70,14 +69,15 @@ static inline __m512i ends(const uint8_t *row, int last, int n) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(load32(row)), load32(row + last), 1);
 }
 
-static inline __m512i row_sums(const uint8_t *row, int n_groups, const Pairs &pairs, const int8_t *x) {
+// Not inlined: four copies of this loop, one for each of the rows below, read memory at 3/4 of the speed of one, when two
+// threads share it (core/DESIGN.md).
+[[gnu::noinline]] static __m512i row_sums(const uint8_t *row, int n_groups, const Pairs &pairs, const int8_t *x) {
     const __m512i zero = _mm512_setzero_si512();
     Sums s = {{zero, zero, zero, zero}};
     const uint8_t *p = row + pairs.first * 32;
     for (int i = 0; i < pairs.n; ++i, p += 64, x += 256) {
         _mm_prefetch(reinterpret_cast<const char *>(p) + prefetch_bytes, _MM_HINT_T0);
         add_block(s, load64(p), x);
-        pace<17>();
     }
     if (pairs.ends) {
         _mm_prefetch(reinterpret_cast<const char *>(p) + prefetch_bytes, _MM_HINT_T0);
