@@ -34,7 +34,7 @@ BenchLine &BenchReport::line(const std::string &section, const std::string &name
         return l.section == section && l.name == name && l.n_threads == n_threads;
     });
     if (found != lines_.end()) return *found;
-    return lines_.emplace_back(BenchLine{section, name, n_threads, unit, limit, is_limit, {}, {}});
+    return lines_.emplace_back(BenchLine{section, name, n_threads, unit, limit, is_limit, {}, {}, {}});
 }
 
 void BenchReport::add(const std::string &section, const std::string &name, int n_threads, const std::string &unit,
@@ -43,10 +43,11 @@ void BenchReport::add(const std::string &section, const std::string &name, int n
 }
 
 void BenchReport::add(const std::string &section, const std::string &name, int n_threads, const std::string &unit,
-                      double value, Limit limit, double rate) {
+                      double value, Limit limit, double rate, double limit_then) {
     BenchLine &l = line(section, name, n_threads, unit, limit, false);
     l.values.push_back(value);
     l.rates.push_back(rate);
+    if (limit_then > 0) l.limits.push_back(limit_then);
 }
 
 void BenchReport::add_limit(const std::string &name, int n_threads, Limit limit, double rate) {
@@ -64,6 +65,11 @@ double BenchReport::limit_rate(Limit limit, int n_threads) const {
 }
 
 double BenchReport::fraction(const BenchLine &line) const {
+    if (!line.limits.empty()) {
+        std::vector<double> parts;
+        for (size_t i = 0; i < line.rates.size(); i++) parts.push_back(line.rates[i] / line.limits[i]);
+        return median(parts);
+    }
     const double limit = line.limit == Limit::none || line.is_limit ? 0 : limit_rate(line.limit, line.n_threads);
     return limit > 0 ? median(line.rates) / limit : 0;
 }
@@ -111,6 +117,7 @@ nlohmann::ordered_json BenchReport::json() const {
             item["limit"] = limit_name(l.limit);
             item["rate"] = median(l.rates);
             item["fraction"] = part;
+            if (!l.limits.empty()) item["limit_then"] = median(l.limits);
         }
         out[l.section].push_back(item);
     }

@@ -78,14 +78,20 @@ void BenchSections::limits() {
     }
     for (const int n_threads : plan_.threads) {
         for (const ReadLoop &loop : read_loops()) {
-            report_.add_limit(std::string("read memory, ") + loop.name, n_threads, Limit::read,
-                              read_bandwidth(*memory_buffer_, loop, n_threads, read_bytes));
+            const double rate = read_bandwidth(*memory_buffer_, loop, n_threads, read_bytes);
+            report_.add_limit(std::string("read memory, ") + loop.name, n_threads, Limit::read, rate);
+            if (rate > fastest_[n_threads].first) fastest_[n_threads] = {rate, &loop};
             report_.add_limit(std::string("read the model, ") + loop.name, n_threads, Limit::read,
                               read_bandwidth(*model_buffer_, loop, n_threads, read_bytes));
         }
         report_.add_limit(byte_products().name, n_threads, Limit::byte_products,
                           byte_product_rate(byte_products(), n_threads));
     }
+}
+
+// Bytes per second of the loop that has been the fastest so far. limits() comes first.
+double BenchSections::reading_now(int n_threads) const {
+    return read_bandwidth(*memory_buffer_, *fastest_.at(n_threads).second, n_threads, read_bytes / 2);
 }
 
 // ---- prefill and decode -----------------------------------------------------------------------------------------
@@ -101,14 +107,16 @@ void BenchSections::prefill() {
     }
 }
 
-void BenchSections::decode_at(const std::string &section, int position, bitnet_ctx_t *ctx, int n_threads,
-                              const DecodeMode &mode) {
+double BenchSections::decode_at(const std::string &section, int position, bitnet_ctx_t *ctx, int n_threads,
+                                const DecodeMode &mode) {
     const size_t n = static_cast<size_t>(plan_.n_decode);
     if (mode.greedy && !mode.reads_head && head_stats(ctx).n_bytes == 0)
         time_greedy(ctx, tokens_.data(), n);  // makes the copy
     const bitnet_head_stats_t before = head_stats(ctx);
+    const double reading_before = reading_now(n_threads);
     const double seconds =
         mode.greedy ? time_greedy(ctx, tokens_.data(), n) : time_decode(ctx, tokens_.data() + position, n, mode.logits);
+    const double reading = (reading_before + reading_now(n_threads)) / 2;
     const bitnet_head_stats_t after = head_stats(ctx);
     double n_bytes = 0;
     if (after.n_certified > before.n_certified) {
@@ -130,18 +138,44 @@ void BenchSections::decode_at(const std::string &section, int position, bitnet_c
     }
     for (int i = 0; i < plan_.n_decode; i++) n_bytes += work_.decode_bytes(position + i, mode.reads_head, dense_bytes);
     report_.add(section, text_of("%s, position %d", mode.name, position), n_threads, "tokens/s",
-                plan_.n_decode / seconds, Limit::read, n_bytes / seconds);
+                plan_.n_decode / seconds, Limit::read, n_bytes / seconds, reading);
+    return seconds / plan_.n_decode;
 }
 
+// How many times as fast one way is as another that was measured right before or after it: a machine that changes
+// between repetitions changes both.
+void BenchSections::add_ratios(const std::string &section, int position, int n_threads,
+                               const std::map<std::string, double> &seconds) {
+    for (const char *weights : {"", ", dense weights"}) {
+        const std::string with = weights;
+        const auto full = seconds.find("greedy, full head" + with);
+        const auto certified = seconds.find("greedy, certified head" + with);
+        if (full == seconds.end() || certified == seconds.end()) continue;
+        report_.add(section, text_of("certified against full head%s, position %d", weights, position), n_threads,
+                    "times", full->second / certified->second);
+    }
+}
+
+// context() after a short prompt.
+bitnet_ctx_t *BenchSections::shallow_context(int n_threads, const DecodeMode &mode) {
+    bitnet_ctx_t *ctx = context(n_threads, mode);
+    const int position = std::min(decode_position, bitnet_context_capacity(ctx) - plan_.n_decode);
+    check(bitnet_context_reset(ctx));
+    if (position > 0) time_eval(ctx, tokens_.data(), static_cast<size_t>(position), BITNET_LOGITS_NONE);
+    return ctx;
+}
+
+// One number of threads after the other, so that the ways to decode with it follow each other.
 void BenchSections::decode() {
-    for (const DecodeMode &mode : decode_modes()) {
-        for (const int n_threads : plan_.threads) {
-            bitnet_ctx_t *ctx = context(n_threads, mode);
-            const int position = std::min(decode_position, bitnet_context_capacity(ctx) - plan_.n_decode);
-            check(bitnet_context_reset(ctx));
-            if (position > 0) time_eval(ctx, tokens_.data(), static_cast<size_t>(position), BITNET_LOGITS_NONE);
-            decode_at("decode", position, ctx, n_threads, mode);
+    for (const int n_threads : plan_.threads) {
+        std::map<std::string, double> seconds;
+        int position = 0;
+        for (const DecodeMode &mode : decode_modes()) {
+            bitnet_ctx_t *ctx = shallow_context(n_threads, mode);
+            position = bitnet_context_position(ctx);
+            seconds[mode.name] = decode_at("decode", position, ctx, n_threads, mode);
         }
+        add_ratios("decode", position, n_threads, seconds);
     }
 }
 
@@ -168,9 +202,19 @@ bitnet_ctx_t *BenchSections::deep_context(int n_threads, const DecodeMode &mode)
 
 void BenchSections::deep() {
     deep_context(threads_max(), decode_modes()[0]);
-    for (const DecodeMode &mode : decode_modes()) {
-        for (const int n_threads : plan_.threads)
-            decode_at("deep", plan_.depth, deep_context(n_threads, mode), n_threads, mode);
+    for (const int n_threads : plan_.threads) {
+        const DecodeMode &all_logits = decode_modes()[0];
+        bitnet_ctx_t *shallow = shallow_context(n_threads, all_logits);
+        const int near = bitnet_context_position(shallow);
+        const double near_seconds =
+            time_decode(shallow, tokens_.data() + near, static_cast<size_t>(plan_.n_decode), all_logits.logits) /
+            plan_.n_decode;
+        std::map<std::string, double> seconds;
+        for (const DecodeMode &mode : decode_modes())
+            seconds[mode.name] = decode_at("deep", plan_.depth, deep_context(n_threads, mode), n_threads, mode);
+        report_.add("deep", text_of("a token, position %d against %d", plan_.depth, near), n_threads, "times",
+                    seconds[all_logits.name] / near_seconds);
+        add_ratios("deep", plan_.depth, n_threads, seconds);
     }
 }
 

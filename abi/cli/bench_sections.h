@@ -42,8 +42,14 @@ public:
 private:
     int threads_max() const;
     bitnet_ctx_t *context(int n_threads, const DecodeMode &mode);
+    bitnet_ctx_t *shallow_context(int n_threads, const DecodeMode &mode);
     bitnet_ctx_t *deep_context(int n_threads, const DecodeMode &mode);
-    void decode_at(const std::string &section, int position, bitnet_ctx_t *ctx, int n_threads, const DecodeMode &mode);
+    double reading_now(int n_threads) const;
+    // Seconds of a token.
+    double decode_at(const std::string &section, int position, bitnet_ctx_t *ctx, int n_threads,
+                     const DecodeMode &mode);
+    void add_ratios(const std::string &section, int position, int n_threads,
+                    const std::map<std::string, double> &seconds);
     void kernels_in_prefill(int n_threads);
     void kernels_in_decode(int n_threads);
     void add_shares(const std::string &section, int n_threads, const StageTimes &times);
@@ -57,7 +63,8 @@ private:
     BenchReport report_;
     std::map<ContextKey, ContextHandle> contexts_, deep_contexts_;
     std::optional<ReadBuffer> memory_buffer_, model_buffer_;
-    ModelHandle region_model_{nullptr, bitnet_model_free};  // synthetic, with next to nothing to compute
+    std::map<int, std::pair<double, const ReadLoop *>> fastest_;  // by threads: its rate, and the loop that had it
+    ModelHandle region_model_{nullptr, bitnet_model_free};        // synthetic, with next to nothing to compute
 };
 
 }  // namespace bitnet

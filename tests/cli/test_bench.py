@@ -39,7 +39,7 @@ class Bench(Case):
                     self.assertTrue(math.isfinite(line[figure]) and line[figure] > 0, (section, line))
                 self.assertLessEqual(line["lowest"], line["median"])
                 self.assertLessEqual(line["median"], line["highest"])
-                if section in ("prefill", "decode", "deep", "load"):
+                if section in ("prefill", "decode", "deep", "load") and line["unit"] != "times":
                     self.assertIn("fraction", line)
                 if "fraction" in line:  # of the limit's best: a busy machine may have spoilt its median
                     unit = {"read": "GB/s", "int8": "GMAC/s"}[line["limit"]]
@@ -66,16 +66,37 @@ class Bench(Case):
             "kv_bytes_per_position": shape["n_layer"] * 2 * shape["n_head_kv"] * shape["head_dim"] * 4})
 
     def test_fractions_are_of_the_best_limit(self):
-        report = self.json(*QUICK, "-r", 3, "--only", "decode", "--threads", 1, "--json")
+        report = self.json(*QUICK, "-r", 3, "--only", "kernels", "--threads", 1, "--json")
         best = max(line["median"] for line in report["sections"]["limits"] if line["unit"] == "GB/s") * 1e9
         self.assertAlmostEqual(report["limits"][0]["read"] / best, 1, places=9)
+        for line in report["sections"]["kernels in decode"]:
+            if "fraction" in line:
+                self.assertAlmostEqual(line["rate"] / best, line["fraction"], places=9)
+                self.assertNotIn("limit_then", line)
+        self.assertIn("fraction", self.lines(report, "kernels in decode")["head", 1])
+
+    def test_decoding_is_held_against_reading_at_that_moment(self):
+        report = self.json(*QUICK, "-r", 1, "--only", "decode,deep", "--threads", "1,2", "--json")
         work = report["per_token"]
         always = work["ternary_bytes"] + work["norm_bytes"]
-        for name, head in (("all logits, position 32", work["head_bytes"]), ("no logits, position 32", 0)):
-            line = self.lines(report, "decode")[name, 1]
-            n_bytes = always + head + work["kv_bytes_per_position"] * 33.5  # sees 33 positions, then 34
-            self.assertAlmostEqual(line["rate"] / best, line["fraction"], places=9)
-            self.assertAlmostEqual(line["rate"] / (line["median"] * n_bytes), 1, places=6)
+        for n_threads in (1, 2):
+            decode = self.lines(report, "decode")
+            for name, head in (("all logits, position 32", work["head_bytes"]), ("no logits, position 32", 0)):
+                line = decode[name, n_threads]
+                n_bytes = always + head + work["kv_bytes_per_position"] * 33.5  # sees 33 positions, then 34
+                self.assertAlmostEqual(line["rate"] / (line["median"] * n_bytes), 1, places=6)
+                self.assertGreater(line["limit_then"], 1e8)
+                self.assertAlmostEqual(line["rate"] / line["limit_then"], line["fraction"], places=9)
+            for section, position in (("decode", 32), ("deep", 50)):
+                lines = self.lines(report, section)
+                times = lines[f"certified against full head, position {position}", n_threads]
+                self.assertEqual(times["unit"], "times")
+                self.assertAlmostEqual(
+                    lines[f"greedy, certified head, position {position}", n_threads]["median"]
+                    / lines[f"greedy, full head, position {position}", n_threads]["median"] / times["median"], 1, places=9)
+            deep = self.lines(report, "deep")["a token, position 50 against 32", n_threads]
+            self.assertEqual(deep["unit"], "times")
+            self.assertNotIn("fraction", deep)
 
     def test_prefill_counts_the_ternary_products(self):
         report = self.json(*QUICK, "-r", 1, "--only", "prefill,kernels", "--threads", "2", "--json")
