@@ -5,7 +5,7 @@ namespace bitnet::BITNET_ISA {
 
 // N instructions without a result, on ports that the products do not need. What they change is found by measuring: the
 // dense weights read memory at 37 instead of 20 GB/s with 14 of them, at 28 with 12, at 33 with 17; a row that is summed up
-// with 32 at 38 instead of 30; the I2_S codes and the head, whose loops are shorter, with and without them at the same
+// with 32 at 36 instead of 30; the I2_S codes and the head, whose loops are shorter, with and without them at the same
 // speed. nop has no effect: it takes no place in the window of instructions that the processor looks ahead in.
 template <int N> static inline void pace() {
 #pragma GCC unroll 32
