@@ -143,7 +143,7 @@ void Operations::accumulate(int stage, const int8_t *codes, int n_rows, int begi
     const TernaryMatrix &w = matrix(stage);
     const size_t n_in = size_t(w.n_in), n_out = size_t(w.n_out);
     if (reads_reference_codes()) {
-        Buffer<uint8_t> scratch(ternary_scratch(w.n_in));
+        Buffer<uint8_t> scratch(ternary_scratch(kernels_, w.n_in));
         for (int r = 0; r < n_rows; ++r) {
             const int8_t *x = codes + size_t(r) * n_in;
             int32_t sum = 0;

@@ -86,12 +86,13 @@ struct Projection {
     int heads;  // shape it is shown in; 0: flat
 };
 
-// Output rows a thread takes at a time when there are several tokens: what the kernel unpacks at once, scaled while it
-// is in the cache. A single token streams through all of a thread's rows instead.
-constexpr int linear_block = ternary_batch_rows;
-
-// Up to so many tokens, reading the rows of a block once a token costs less than unpacking them.
-constexpr int few_tokens = 3;
+// Of n output rows, those a thread takes at a time, to scale them while they are in the cache: what the kernel works on
+// at once, in equal parts. A single token streams through all of a thread's rows instead.
+int rows_at_a_time(const State &s, int n_tokens, int n) {
+    const int most = n_tokens == 1 ? n : n_tokens <= s.kernels.few_tokens ? 64 : s.kernels.batch_rows;
+    const int parts = (n + most - 1) / std::max(most, 1);
+    return (n / std::max(parts, 1) + 15) / 16 * 16;
+}
 
 // Accumulators of output rows [begin, end), int32, in the memory of p.out.
 void accumulate(State &s, const Rows &rows, const Projection &p, int thread, int begin, int end) {
@@ -101,7 +102,7 @@ void accumulate(State &s, const Rows &rows, const Projection &p, int thread, int
     const int8_t *x = s.codes.data();
     const int32_t *x_sums = s.code_sum.data();
     uint8_t *scratch = s.unpacked.data() + size_t(thread) * (s.unpacked.size() / size_t(s.config.n_threads));
-    if (rows.n > few_tokens)
+    if (rows.n > s.kernels.few_tokens)
         return s.kernels.ternary_batch(codes, n_rows, n_in, x, size_t(n_in), x_sums, rows.n, acc, size_t(p.w.n_out),
                                        scratch);
     if (s.dense) {
@@ -133,9 +134,9 @@ void float_linear(State &s, const Rows &rows, const Projection &p, int begin, in
 // Every projection of the rows in s.normed (s.codes), in one parallel region.
 void linear(State &s, const Rows &rows, int layer, std::initializer_list<Projection> projections) {
     const bool quantised = s.model->semantics.activation_quant == ActivationQuant::row_int8;
-    const char *kernel = !quantised                        ? "ternary.float"
-                         : s.dense && rows.n <= few_tokens ? DenseWeights::kernel_name
-                                                           : s.kernels.ternary_name;
+    const char *kernel = !quantised                                  ? "ternary.float"
+                         : s.dense && rows.n <= s.kernels.few_tokens ? DenseWeights::kernel_name
+                                                                     : s.kernels.ternary_name;
     bool show_accumulators = false;
     for (const Projection &p : projections)
         show_accumulators |= quantised && wanted(s, rows, p.stage | BITNET_STAGE_ACC, layer);
@@ -147,7 +148,7 @@ void linear(State &s, const Rows &rows, int layer, std::initializer_list<Project
                 const int64_t blocks = (p.w.n_out + grain - 1) / grain;
                 const int first = int(blocks * thread / n_threads) * grain;
                 const int last = std::min(int(blocks * (thread + 1) / n_threads) * grain, p.w.n_out);
-                const int step = rows.n == 1 ? std::max(last - first, 1) : linear_block;
+                const int step = rows_at_a_time(s, rows.n, last - first);
                 for (int begin = first; begin < last; begin += step)
                     work(p, thread, begin, std::min(begin + step, last));
             }
@@ -407,12 +408,13 @@ void attention_block(State &s, const Rows &rows, int layer) {
 // gate = activation(gate) * up, each block of rows while its accumulators are in the cache. False, and nothing done,
 // for few tokens, and when somebody looks at gate or up.
 bool gate_up_activated(State &s, const Rows &rows, int layer, const Projection &gate, const Projection &up) {
-    if (s.model->semantics.activation_quant != ActivationQuant::row_int8 || rows.n <= few_tokens ||
+    if (s.model->semantics.activation_quant != ActivationQuant::row_int8 || rows.n <= s.kernels.few_tokens ||
         any_wanted(s, rows, layer, {gate.stage, gate.stage | BITNET_STAGE_ACC, up.stage, up.stage | BITNET_STAGE_ACC}))
         return false;
     s.pool.split(gate.w.n_out, 16, [&](int thread, int first, int last) {
-        for (int begin = first; begin < last; begin += linear_block) {
-            const int end = std::min(begin + linear_block, last);
+        const int step = rows_at_a_time(s, rows.n, last - first);
+        for (int begin = first; begin < last; begin += step) {
+            const int end = std::min(begin + step, last);
             for (const Projection *p : {&gate, &up}) {
                 accumulate(s, rows, *p, thread, begin, end);
                 scale(s, rows, *p, begin, end);

@@ -46,7 +46,7 @@ State::State(std::shared_ptr<const Model> m, const Kernels &table, const StateCo
     rope_sin = Buffer<float>(rows * size_t(hp.n_rot) / 2);
     scores = Buffer<float>(
         std::max(threads * attention_scratch(hp, config.n_ctx), size_t(hp.n_head) * size_t(config.n_ctx)));
-    unpacked = Buffer<uint8_t>(threads * ternary_scratch(int(widest(hp))));
+    unpacked = Buffer<uint8_t>(threads * ternary_scratch(kernels, int(widest(hp))));
     kv_ = Buffer<uint8_t>::huge(kv_bytes(hp, config));
     reserve_outputs(1);
 }

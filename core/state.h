@@ -136,7 +136,7 @@ public:
     Buffer<float> rope_cos;    // (n_batch, n_rot / 2)
     Buffer<float> rope_sin;    // (n_batch, n_rot / 2)
     Buffer<float> scores;      // (n_threads, attention_scratch()), or (n_head, n_kv) for a single row
-    Buffer<uint8_t> unpacked;  // (n_threads, ternary_scratch(max n_in))
+    Buffer<uint8_t> unpacked;  // (n_threads, ternary_scratch() of the longest row)
 
     // Kept outputs of the last eval.
     Buffer<float> logits;  // (n_outputs, n_vocab)

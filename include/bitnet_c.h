@@ -128,6 +128,7 @@ typedef int32_t (*bitnet_progress_fn)(void *user, uint64_t done, uint64_t total)
 /* Read the file into memory, on huge pages where the system has them, instead of mapping it: it may change afterwards, and
  * decoding reads it faster (core/DESIGN.md), but loading takes longer and nothing is shared between processes. */
 #define BITNET_LOAD_COPY 1u
+/* What a code of 3 gives where nobody looked for it differs by instruction set; only the engine's memory is read or written. */
 #define BITNET_LOAD_UNCHECKED_CODES 2u /* skip the scan of every ternary code (structure is always checked) */
 
 typedef struct bitnet_load_params {

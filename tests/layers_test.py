@@ -43,7 +43,7 @@ RULES = [
     ("model/", lambda f, h: h.startswith("model/") or is_std(h) or (h == "pcre2.h" and f == "model/pretokenizer.cpp")),
     # No header with inline functions may reach a kernel file: the linker could keep a copy compiled for that ISA.
     ("core/kernels/", lambda f, h: h in ("core/kernels/declare.h", "core/kernels/kernels.inc", "core/kernels/lanes.h",
-                                         "core/kernels/dense.h", "core/kernels/elementwise.h", "core/kernels/interleave_avx2.h",
+                                         "core/kernels/dense.h", "core/kernels/elementwise.h", "core/kernels/ternary_x86.h",
                                          "core/kernels/pace_x86.h",
                                          "core/kernels/kernels.h", "core/math.h", "immintrin.h", "arm_neon.h",
                                          "cstddef", "cstdint")),

@@ -19,7 +19,7 @@ constexpr int dense_step = 82;  // of the fifth digit
 constexpr int dense_blocks(int n_in) { return (n_in + dense_block - 1) / dense_block; }
 constexpr size_t dense_row_bytes(int n_in) { return size_t(dense_blocks(n_in)) * dense_block_bytes; }
 
-// As ternary_rows of kernels.inc, with rows of dense_row_bytes(n_in). scratch: ternary_scratch(n_in) bytes, aligned
+// As ternary_rows of kernels.inc, with rows of dense_row_bytes(n_in). scratch: as for ternary_rows of any table, aligned
 // to 64.
 using DenseRows = void (*)(const uint8_t *rows, int n_rows, int n_in, const int8_t *x, int32_t x_sum, int32_t *acc,
                            uint8_t *scratch);

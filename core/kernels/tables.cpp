@@ -6,6 +6,7 @@
 #include "core/kernels/declare.h"
 #undef BITNET_ISA
 #if defined(__x86_64__)
+#include "core/kernels/ternary_x86.h"
 #define BITNET_ISA sse2
 #include "core/kernels/declare.h"
 #undef BITNET_ISA
@@ -30,13 +31,15 @@
 namespace bitnet {
 
 // clang-format off
+// {isa, ternary_name, compact_pays, few_tokens, batch_rows, table_tokens, the kernels}
 #define BITNET_KERNEL(group, type, name, arguments) &group::name,
 namespace scalar {
 namespace row = scalar;
 namespace ternary = scalar;
+namespace batch = scalar;
 namespace dot = scalar;
 namespace compact = scalar;
-const Kernels kernels = {"scalar", "ternary.scalar", false,
+const Kernels kernels = {"scalar", "ternary.scalar", false, 3, 64, 0,
 #include "core/kernels/kernels.inc"
 };
 }
@@ -44,36 +47,40 @@ const Kernels kernels = {"scalar", "ternary.scalar", false,
 namespace sse2 {
 namespace row = sse2;
 namespace ternary = sse2;
+namespace batch = sse2;
 namespace dot = sse2;
 namespace compact = scalar;
-const Kernels kernels = {"sse2", "ternary.sse2", false,
+const Kernels kernels = {"sse2", "ternary.sse2", false, 2, table_rows, 8,
 #include "core/kernels/kernels.inc"
 };
 }
 namespace avx2 {
 namespace row = avx2;
 namespace ternary = avx2;
+namespace batch = avx2;
 namespace dot = avx2;
 namespace compact = avx2;
-const Kernels kernels = {"avx2", "ternary.avx2", true,
+const Kernels kernels = {"avx2", "ternary.avx2", true, 10, table_rows, 16,
 #include "core/kernels/kernels.inc"
 };
 }
 namespace avxvnni {
 namespace row = avx2;
 namespace ternary = avxvnni;
+namespace batch = avx2;
 namespace dot = avx2;
 namespace compact = avx2;
-const Kernels kernels = {"avxvnni", "ternary.avxvnni", true,
+const Kernels kernels = {"avxvnni", "ternary.avxvnni", true, 12, table_rows, 16,
 #include "core/kernels/kernels.inc"
 };
 }
 namespace avx512vnni {
 namespace row = avx512vnni;
 namespace ternary = avx512vnni;
+namespace batch = avx512vnni;
 namespace dot = avx512vnni;
 namespace compact = avx512vnni;
-const Kernels kernels = {"avx512vnni", "ternary.avx512vnni", true,
+const Kernels kernels = {"avx512vnni", "ternary.avx512vnni", true, 8, 64, 0,
 #include "core/kernels/kernels.inc"
 };
 }
@@ -81,18 +88,20 @@ const Kernels kernels = {"avx512vnni", "ternary.avx512vnni", true,
 namespace neon {
 namespace row = neon;
 namespace ternary = neon;
+namespace batch = neon;
 namespace dot = neon;
 namespace compact = scalar;
-const Kernels kernels = {"neon", "ternary.neon", false,
+const Kernels kernels = {"neon", "ternary.neon", false, 3, 64, 0,
 #include "core/kernels/kernels.inc"
 };
 }
 namespace neon_dotprod {
 namespace row = neon;
 namespace ternary = neon_dotprod;
+namespace batch = neon_dotprod;
 namespace dot = neon;
 namespace compact = scalar;
-const Kernels kernels = {"neon-dotprod", "ternary.neon-dotprod", false,
+const Kernels kernels = {"neon-dotprod", "ternary.neon-dotprod", false, 3, 64, 0,
 #include "core/kernels/kernels.inc"
 };
 }

@@ -2,7 +2,7 @@
 // int16. Sums stay in int16 for as long as they cannot overflow.
 #define BITNET_ISA avx2
 #include "core/kernels/declare.h"
-#include "core/kernels/interleave_avx2.h"
+#include "core/kernels/ternary_x86.h"
 #include <immintrin.h>
 
 namespace bitnet::avx2 {
@@ -94,88 +94,104 @@ void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, i
     }
 }
 
-// ---- several tokens, rows interleaved (interleave_avx2.h) -------------------------------------------------------
+// ---- several tokens, by tables (ternary_x86.h) ---------------------------------------------------------------
 
-// 8 V rows by T tokens; the sums of a step stay in int16 and in registers. A pair of products is at most 2 * 2 * 127 =
-// 508: 64 steps, 256 elements, fit.
-template <int V, int T>
-static void tile(const uint8_t *w, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums, int n_rows,
-                 int32_t *acc, size_t acc_stride) {
-    __m256i total[V][T];
-    for (int t = 0; t < T; ++t)
-        for (int v = 0; v < V; ++v) total[v][t] = _mm256_set1_epi32(-x_sums[t]);
-    for (int i = 0; i < n_in;) {
-        const int end = i + 256 < n_in ? i + 256 : n_in;
-        __m256i sum[V][T];
+namespace {
+struct Lanes {
+    using Vector = __m256i;
+    static constexpr int tokens = 16, bytes = 32, few = 10;
+    static constexpr auto one_token = ternary_rows;
+    static Vector load(const void *p) { return load32_aligned(p); }
+    static void store(void *p, Vector v) { _mm256_store_si256(static_cast<__m256i *>(p), v); }
+    static Vector zero() { return _mm256_setzero_si256(); }
+    static Vector add(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
+    static Vector sub(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
+
+    static void add_found(Vector &a, Vector &b, uint64_t of_a, uint64_t of_b, const uint8_t *tables) {
+        uint64_t at;
+        asm volatile(BITNET_FOUR_OF_TWO("vpaddw %c[table]*", "(%[tables],%[at]), %[a], %[a]\n\t",
+                                        "(%[tables],%[at]), %[b], %[b]\n\t")
+                     : [a] "+x"(a), [b] "+x"(b), [of_a] "+r"(of_a), [of_b] "+r"(of_b), [at] "=&r"(at)
+                     : [tables] "r"(tables), [table] "i"(table_sums * bytes)
+                     : "memory", "cc");
+    }
+
+    static void widen(Vector v, int32_t *out, bool more) {
+        __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(v)),
+                high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(v, 1));
+        if (more) {
+            low = _mm256_add_epi32(low, load(out));
+            high = _mm256_add_epi32(high, load(out + 8));
+        }
+        store(out, low);
+        store(out + 8, high);
+    }
+
+    // 16 x 16 bytes at a time: after four rounds of interleaving rows r and r + 8, row i holds column i.
+    static void spread(const int8_t *x, size_t x_stride, int n, int16_t *out) {
+        for (int i = 0; i < 128; i += 16, out += 16 * tokens) {
+            __m128i a[16], b[16];
+#pragma GCC unroll 16
+            for (int t = 0; t < 16; ++t)
+                a[t] = _mm_loadu_si128(
+                    reinterpret_cast<const __m128i *>(x + size_t(t < n ? t : n - 1) * x_stride + size_t(i)));
+            const auto round = [](const __m128i(&from)[16], __m128i(&to)[16]) {
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t)
+                for (int r = 0; r < 8; ++r) {
+                    to[2 * r] = _mm_unpacklo_epi8(from[r], from[r + 8]);
+                    to[2 * r + 1] = _mm_unpackhi_epi8(from[r], from[r + 8]);
+                }
+            };
+            round(a, b);
+            round(b, a);
+            round(a, b);
+            round(b, a);
+#pragma GCC unroll 16
+            for (int k = 0; k < 16; ++k) store(out + k * tokens, _mm256_cvtepi8_epi16(a[k]));
+        }
+    }
+
+    static void transpose(const int32_t *sums, int n_rows, int n, int32_t *acc, size_t acc_stride) {
+        __m256i token[16];
+#pragma GCC unroll 2
+        for (int half = 0; half < 16; half += 8) {
+            __m256i a[8], b[8];
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) sum[v][t] = _mm256_setzero_si256();
-        for (; i < end; i += 4, w += 32 * V) {
-            __m256i c[V];
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) c[v] = load32_aligned(w + 32 * v);
-#pragma GCC unroll 8
-            for (int t = 0; t < T; ++t) {
-                int32_t four;
-                __builtin_memcpy(&four, x + size_t(t) * x_stride + i, 4);
-                const __m256i q = _mm256_set1_epi32(four);
-#pragma GCC unroll 8
-                for (int v = 0; v < V; ++v) dot_add(sum[v][t], c[v], q);
+            for (int r = 0; r < 8; ++r) a[r] = load(sums + r * tokens + half);
+#pragma GCC unroll 4
+            for (int r = 0; r < 8; r += 2) {
+                b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+                b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+            }
+#pragma GCC unroll 2
+            for (int r = 0; r < 8; r += 4)  // a[r + i]: tokens i and i + 4 of rows r..r+3
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; ++i) {
+                    a[r + 2 * i] = _mm256_unpacklo_epi64(b[r + i], b[r + 2 + i]);
+                    a[r + 2 * i + 1] = _mm256_unpackhi_epi64(b[r + i], b[r + 2 + i]);
+                }
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) {
+                token[half + i] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x20);
+                token[half + i + 4] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x31);
             }
         }
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v)
-                total[v][t] = _mm256_add_epi32(total[v][t], _mm256_madd_epi16(sum[v][t], _mm256_set1_epi16(1)));
-    }
-    for (int t = 0; t < T; ++t)
-        for (int v = 0; v < V; ++v) {
-            int32_t *to = acc + size_t(t) * acc_stride + 8 * v;
+        for (int t = 0; t < n; ++t, acc += acc_stride) {
+            if (n_rows == 8) {
+                store32(acc, token[t]);
+                continue;
+            }
             int32_t lane[8];
-            store32(n_rows >= 8 * v + 8 ? to : lane, total[v][t]);
-            for (int k = 8 * v; n_rows < 8 * v + 8 && k < n_rows; ++k) to[k - 8 * v] = lane[k - 8 * v];
+            store32(lane, token[t]);
+            for (int r = 0; r < n_rows; ++r) acc[r] = lane[r];
         }
-}
-
-template <int V, int T>
-static void rest(const uint8_t *w, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums, int n_tokens,
-                 int n_rows, int32_t *acc, size_t acc_stride) {
-    if constexpr (T > 0) {
-        if (n_tokens == T) return tile<V, T>(w, n_in, x, x_stride, x_sums, n_rows, acc, acc_stride);
-        rest<V, T - 1>(w, n_in, x, x_stride, x_sums, n_tokens, n_rows, acc, acc_stride);
     }
-}
-
-static constexpr int tile_tokens = 6;  // 2 x 6 sums, 2 registers of codes, 1 of activations, 1 of products
-
-// V = (n_rows + 7) / 8.
-template <int V>
-static void block(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums,
-                  int n_tokens, int32_t *acc, size_t acc_stride, uint8_t *scratch) {
-    const size_t row_bytes = size_t(n_in) / 4;
-    for (int v = 0; v < V; ++v)
-        interleave_8(codes + size_t(8 * v) * row_bytes, row_bytes, n_rows - 1 - 8 * v, n_in / 128, scratch + 32 * v,
-                     32 * V);
-    int t = 0;
-    for (; t + tile_tokens <= n_tokens; t += tile_tokens)
-        tile<V, tile_tokens>(scratch, n_in, x + size_t(t) * x_stride, x_stride, x_sums + t, n_rows,
-                             acc + size_t(t) * acc_stride, acc_stride);
-    rest<V, tile_tokens - 1>(scratch, n_in, x + size_t(t) * x_stride, x_stride, x_sums + t, n_tokens - t, n_rows,
-                             acc + size_t(t) * acc_stride, acc_stride);
-}
+};
+}  // namespace
 
 void ternary_batch(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums,
                    int n_tokens, int32_t *acc, size_t acc_stride, uint8_t *scratch) {
-    for (int r = 0; r < n_rows; r += 16) {
-        const int n = n_rows - r < 16 ? n_rows - r : 16;
-        const uint8_t *c = codes + size_t(r) * (size_t(n_in) / 4);
-        if (n > 8)
-            block<2>(c, n, n_in, x, x_stride, x_sums, n_tokens, acc + r, acc_stride, scratch);
-        else
-            block<1>(c, n, n_in, x, x_stride, x_sums, n_tokens, acc + r, acc_stride, scratch);
-    }
+    multiply_by_tables<Lanes>(codes, n_rows, n_in, x, x_stride, x_sums, n_tokens, acc, acc_stride, scratch);
 }
 
 }  // namespace bitnet::avx2

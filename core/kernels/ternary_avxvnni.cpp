@@ -1,5 +1,5 @@
-// Ternary product with AVX-VNNI: vpdpbusd multiplies unsigned codes with signed activations and adds four products into
-// an int32. The rest of this instruction set is AVX2's.
+// Ternary product of one token with AVX-VNNI: vpdpbusd multiplies unsigned codes with signed activations and adds four
+// products into an int32. The rest of this instruction set is AVX2's; several tokens too, since its tables are faster.
 //
 // tests/core compiles this file a second time, as avxvnni_evex: the same instruction in the encoding of AVX-512, which
 // more CPUs have.
@@ -10,7 +10,6 @@
 #define BITNET_VPDPBUSD "vpdpbusd"
 #endif
 #include "core/kernels/declare.h"
-#include "core/kernels/interleave_avx2.h"
 #include <immintrin.h>
 
 namespace bitnet::BITNET_ISA {
@@ -24,8 +23,6 @@ static void store32(void *p, __m256i v) { _mm256_storeu_si256(static_cast<__m256
 static inline void dot_add(__m256i &sum, __m256i codes, __m256i x) {
     asm(BITNET_VPDPBUSD " %2, %1, %0" : "+x"(sum) : "x"(codes), "xm"(x));
 }
-
-// ---- one token --------------------------------------------------------------------------------------------------
 
 // Bytes ahead that rows are asked for: they are read once, from memory (core/DESIGN.md).
 static constexpr int prefetch_bytes = 8192;
@@ -83,80 +80,6 @@ void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, i
         __m256i s[1];
         row_sums<1>(codes + size_t(r) * row_bytes, row_bytes, n_in / 128, aligned, s);
         acc[r] = _mm_cvtsi128_si32(_mm_sub_epi32(sum_each({s[0], s[0]}), subtract));
-    }
-}
-
-// ---- several tokens, rows interleaved (interleave_avx2.h) -------------------------------------------------------
-
-// 8 V rows by T tokens; the accumulators stay in registers.
-template <int V, int T>
-static void tile(const uint8_t *w, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums, int n_rows,
-                 int32_t *acc, size_t acc_stride) {
-    __m256i sum[V][T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[v][t] = _mm256_set1_epi32(-x_sums[t]);
-    for (int i = 0; i < n_in; i += 4, w += 32 * V) {
-        __m256i c[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) c[v] = load32_aligned(w + 32 * v);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-            int32_t four;
-            __builtin_memcpy(&four, x + size_t(t) * x_stride + i, 4);
-            const __m256i q = _mm256_set1_epi32(four);
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) dot_add(sum[v][t], c[v], q);
-        }
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-            int32_t *to = acc + size_t(t) * acc_stride + 8 * v;
-            int32_t lane[8];
-            store32(n_rows >= 8 * v + 8 ? to : lane, sum[v][t]);
-            for (int k = 8 * v; n_rows < 8 * v + 8 && k < n_rows; ++k) to[k - 8 * v] = lane[k - 8 * v];
-        }
-}
-
-template <int V, int T>
-static void rest(const uint8_t *w, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums, int n_tokens,
-                 int n_rows, int32_t *acc, size_t acc_stride) {
-    if constexpr (T > 0) {
-        if (n_tokens == T) return tile<V, T>(w, n_in, x, x_stride, x_sums, n_rows, acc, acc_stride);
-        rest<V, T - 1>(w, n_in, x, x_stride, x_sums, n_tokens, n_rows, acc, acc_stride);
-    }
-}
-
-static constexpr int tile_tokens = 6;  // 2 x 6 sums, 2 registers of codes, 1 of activations
-
-// V = (n_rows + 7) / 8.
-template <int V>
-static void block(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums,
-                  int n_tokens, int32_t *acc, size_t acc_stride, uint8_t *scratch) {
-    const size_t row_bytes = size_t(n_in) / 4;
-    for (int v = 0; v < V; ++v)
-        interleave_8(codes + size_t(8 * v) * row_bytes, row_bytes, n_rows - 1 - 8 * v, n_in / 128, scratch + 32 * v,
-                     32 * V);
-    int t = 0;
-    for (; t + tile_tokens <= n_tokens; t += tile_tokens)
-        tile<V, tile_tokens>(scratch, n_in, x + size_t(t) * x_stride, x_stride, x_sums + t, n_rows,
-                             acc + size_t(t) * acc_stride, acc_stride);
-    rest<V, tile_tokens - 1>(scratch, n_in, x + size_t(t) * x_stride, x_stride, x_sums + t, n_tokens - t, n_rows,
-                             acc + size_t(t) * acc_stride, acc_stride);
-}
-
-void ternary_batch(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums,
-                   int n_tokens, int32_t *acc, size_t acc_stride, uint8_t *scratch) {
-    for (int r = 0; r < n_rows; r += 16) {
-        const int n = n_rows - r < 16 ? n_rows - r : 16;
-        const uint8_t *c = codes + size_t(r) * (size_t(n_in) / 4);
-        if (n > 8)
-            block<2>(c, n, n_in, x, x_stride, x_sums, n_tokens, acc + r, acc_stride, scratch);
-        else
-            block<1>(c, n, n_in, x, x_stride, x_sums, n_tokens, acc + r, acc_stride, scratch);
     }
 }
 

@@ -2,6 +2,7 @@
 // multiplies eight and adds in pairs into int32.
 #define BITNET_ISA sse2
 #include "core/kernels/declare.h"
+#include "core/kernels/ternary_x86.h"
 #include <immintrin.h>
 
 namespace bitnet::sse2 {
@@ -73,77 +74,7 @@ void ternary_rows(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, i
         acc[r] = row_sum(codes + size_t(r) * (size_t(n_in) / 4), n_in / 128, arranged) - x_sum;
 }
 
-// ---- several tokens ---------------------------------------------------------------------------------------------
-//
-// Rows are unpacked once, two to an int16: weight of the one + 2^14 * weight of the other, weights in {-1, 0, 1}. So
-// one product serves two rows. A lane is two such rows and two elements of each: for 32 steps, 64 elements, the sum of
-// the first row stays within +-32 * 2 * 127 = 8128 and can be told from the other's.
-//
-// Register v of step s: elements 2s and 2s + 1 of rows 8v..8v+3 (low) and 8v+4..8v+7 (high).
-
-// 8 rows (`last` the highest that exists; it stands in for those beyond), to out + s * step bytes.
-static void interleave_8(const uint8_t *codes, size_t row_bytes, int last, int n_groups, uint8_t *out, size_t step) {
-    const __m128i three = _mm_set1_epi8(3), top = _mm_set1_epi8(char(0xc0)), both = _mm_set1_epi16(0x4001);
-    for (int g = 0; g < n_groups; ++g)
-        for (int half = 0; half < 2; ++half) {
-            __m128i w[2][4];  // [low or high rows]: two steps of four rows
-#pragma GCC unroll 2
-            for (int h = 0; h < 2; ++h) {
-                const auto bytes = [&](int r) {
-                    r += 4 * h;
-                    return load16(codes + size_t(r < last ? r : last) * row_bytes + size_t(g) * 32 + size_t(half) * 16);
-                };
-                const __m128i a = bytes(0), b = bytes(1), c = bytes(2), d = bytes(3);
-                const __m128i ab = _mm_unpacklo_epi16(a, b), cd = _mm_unpacklo_epi16(c, d);
-                const __m128i ef = _mm_unpackhi_epi16(a, b), gh = _mm_unpackhi_epi16(c, d);
-                w[h][0] = _mm_unpacklo_epi32(ab, cd);
-                w[h][1] = _mm_unpackhi_epi32(ab, cd);
-                w[h][2] = _mm_unpacklo_epi32(ef, gh);
-                w[h][3] = _mm_unpackhi_epi32(ef, gh);
-            }
-            uint8_t *o = out + (size_t(g) * 64 + size_t(half) * 8) * step;
-#pragma GCC unroll 4
-            for (int k = 0; k < 4; ++k)  // the low rows' field to bits 1:0, the high rows' to bits 7:6
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) {
-                    const __m128i low = _mm_and_si128(_mm_srli_epi16(w[0][i], 6 - 2 * k), three);
-                    const __m128i high = _mm_and_si128(_mm_slli_epi16(w[1][i], 2 * k), top);
-                    uint8_t *to = o + size_t(16 * k + 2 * i) * step;
-                    store16_aligned(to, _mm_sub_epi16(_mm_unpacklo_epi8(low, high), both));
-                    store16_aligned(to + step, _mm_sub_epi16(_mm_unpackhi_epi8(low, high), both));
-                }
-        }
-}
-
-// Four steps of 8 V rows by T tokens.
-template <int V, int T>
-static inline void add_steps(__m128i (&sum)[V][T], const uint8_t *w, const int8_t *x, size_t x_stride) {
-    __m128i eight[T];
-#pragma GCC unroll 4
-    for (int t = 0; t < T; ++t) {
-        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(x + size_t(t) * x_stride));
-        eight[t] = _mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
-    }
-    const auto step = [&](const uint8_t *c, const __m128i(&q)[T]) {
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-#pragma GCC unroll 4
-            for (int t = 0; t < T; ++t) dot_add(sum[v][t], load16_aligned(c + 16 * v), q[t]);
-    };
-    __m128i q[T];
-#pragma GCC unroll 4
-    for (int t = 0; t < T; ++t) q[t] = _mm_shuffle_epi32(eight[t], 0x00);
-    step(w, q);
-#pragma GCC unroll 4
-    for (int t = 0; t < T; ++t) q[t] = _mm_shuffle_epi32(eight[t], 0x55);
-    step(w + 16 * V, q);
-#pragma GCC unroll 4
-    for (int t = 0; t < T; ++t) q[t] = _mm_shuffle_epi32(eight[t], 0xaa);
-    step(w + 32 * V, q);
-#pragma GCC unroll 4
-    for (int t = 0; t < T; ++t) q[t] = _mm_shuffle_epi32(eight[t], 0xff);
-    step(w + 48 * V, q);
-}
+// ---- several tokens, by tables (ternary_x86.h) ----------------------------------------------------------------
 
 static void store_rows(int32_t *to, __m128i v, int n_rows) {
     if (n_rows >= 4) return store16(to, v);
@@ -152,67 +83,79 @@ static void store_rows(int32_t *to, __m128i v, int n_rows) {
     for (int k = 0; k < n_rows; ++k) to[k] = lane[k];
 }
 
-template <int V, int T>
-static void tile(const uint8_t *w, int n_in, const int8_t *x, size_t x_stride, int n_rows, int32_t *acc,
-                 size_t acc_stride) {
-    // Sums begin at 2^13, which makes the low 14 bits a number >= 0 and the rest the other row's sum.
-    const __m128i bias = _mm_set1_epi32(1 << 13), low_bits = _mm_set1_epi32((1 << 14) - 1);
-    __m128i low[V][T], high[V][T];
-    for (int v = 0; v < V; ++v)
-        for (int t = 0; t < T; ++t) {
-            low[v][t] = _mm_set1_epi32(-(n_in / 64) * (1 << 13));
-            high[v][t] = _mm_setzero_si128();
+namespace {
+struct Lanes {
+    using Vector = __m128i;
+    static constexpr int tokens = 8, bytes = 16, few = 1;
+    static constexpr auto one_token = ternary_rows;
+    static Vector load(const void *p) { return load16_aligned(p); }
+    static void store(void *p, Vector v) { store16_aligned(p, v); }
+    static Vector zero() { return _mm_setzero_si128(); }
+    static Vector add(Vector a, Vector b) { return _mm_add_epi16(a, b); }
+    static Vector sub(Vector a, Vector b) { return _mm_sub_epi16(a, b); }
+
+    static void add_found(Vector &a, Vector &b, uint64_t of_a, uint64_t of_b, const uint8_t *tables) {
+        uint64_t at;
+        asm volatile(
+            BITNET_FOUR_OF_TWO("paddw %c[table]*", "(%[tables],%[at]), %[a]\n\t", "(%[tables],%[at]), %[b]\n\t")
+            : [a] "+x"(a), [b] "+x"(b), [of_a] "+r"(of_a), [of_b] "+r"(of_b), [at] "=&r"(at)
+            : [tables] "r"(tables), [table] "i"(table_sums * bytes)
+            : "memory", "cc");
+    }
+
+    static void widen(Vector v, int32_t *out, bool more) {
+        __m128i low = _mm_srai_epi32(_mm_unpacklo_epi16(v, v), 16), high = _mm_srai_epi32(_mm_unpackhi_epi16(v, v), 16);
+        if (more) {
+            low = _mm_add_epi32(low, load(out));
+            high = _mm_add_epi32(high, load(out + 4));
         }
-    for (int i = 0; i < n_in; i += 64) {
-        __m128i sum[V][T];
+        store(out, low);
+        store(out + 4, high);
+    }
+
+    // 8 x 16 bytes at a time: after three rounds of interleaving rows r and r + 4, row i holds columns 2 i and 2 i + 1.
+    static void spread(const int8_t *x, size_t x_stride, int n, int16_t *out) {
+        for (int i = 0; i < 128; i += 16, out += 16 * tokens) {
+            __m128i a[8], b[8];
+#pragma GCC unroll 8
+            for (int t = 0; t < 8; ++t) a[t] = load16(x + size_t(t < n ? t : n - 1) * x_stride + i);
+            const auto round = [](const __m128i(&from)[8], __m128i(&to)[8]) {
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-#pragma GCC unroll 4
-            for (int t = 0; t < T; ++t) sum[v][t] = bias;
-        for (int k = 0; k < 64; k += 8, w += 64 * V) add_steps<V, T>(sum, w, x + i + k, x_stride);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-#pragma GCC unroll 4
-            for (int t = 0; t < T; ++t) {
-                low[v][t] = _mm_add_epi32(low[v][t], _mm_and_si128(sum[v][t], low_bits));
-                high[v][t] = _mm_add_epi32(high[v][t], _mm_srai_epi32(sum[v][t], 14));
+                for (int r = 0; r < 4; ++r) {
+                    to[2 * r] = _mm_unpacklo_epi8(from[r], from[r + 4]);
+                    to[2 * r + 1] = _mm_unpackhi_epi8(from[r], from[r + 4]);
+                }
+            };
+            round(a, b);
+            round(b, a);
+            round(a, b);
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; ++k) {
+                store(out + 2 * k * tokens, _mm_srai_epi16(_mm_unpacklo_epi8(b[k], b[k]), 8));
+                store(out + (2 * k + 1) * tokens, _mm_srai_epi16(_mm_unpackhi_epi8(b[k], b[k]), 8));
+            }
+        }
+    }
+
+    static void transpose(const int32_t *sums, int n_rows, int n, int32_t *acc, size_t acc_stride) {
+        for (int r = 0; r < n_rows; r += 4, sums += 4 * tokens, acc += 4)
+            for (int t = 0; t < n; t += 4) {
+                const __m128i s0 = load(sums + t), s1 = load(sums + tokens + t), s2 = load(sums + 2 * tokens + t),
+                              s3 = load(sums + 3 * tokens + t);
+                const __m128i a = _mm_unpacklo_epi32(s0, s1), b = _mm_unpackhi_epi32(s0, s1),
+                              c = _mm_unpacklo_epi32(s2, s3), d = _mm_unpackhi_epi32(s2, s3);
+                const __m128i token[4] = {_mm_unpacklo_epi64(a, c), _mm_unpackhi_epi64(a, c), _mm_unpacklo_epi64(b, d),
+                                          _mm_unpackhi_epi64(b, d)};
+                for (int k = 0; k < 4 && t + k < n; ++k)
+                    store_rows(acc + size_t(t + k) * acc_stride, token[k], n_rows - r);
             }
     }
-    for (int t = 0; t < T; ++t)
-        for (int v = 0; v < V; ++v) {
-            int32_t *to = acc + size_t(t) * acc_stride + 8 * v;
-            store_rows(to, low[v][t], n_rows - 8 * v);
-            store_rows(to + 4, high[v][t], n_rows - 8 * v - 4);
-        }
-}
+};
+}  // namespace
 
-// V = (n_rows + 7) / 8.
-template <int V>
-static void block(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, int n_tokens,
-                  int32_t *acc, size_t acc_stride, uint8_t *scratch) {
-    const size_t row_bytes = size_t(n_in) / 4;
-    for (int v = 0; v < V; ++v)
-        interleave_8(codes + size_t(8 * v) * row_bytes, row_bytes, n_rows - 1 - 8 * v, n_in / 128, scratch + 16 * v,
-                     16 * V);
-    int t = 0;
-    for (; t + 2 <= n_tokens; t += 2)
-        tile<V, 2>(scratch, n_in, x + size_t(t) * x_stride, x_stride, n_rows, acc + size_t(t) * acc_stride, acc_stride);
-    if (t < n_tokens)
-        tile<V, 1>(scratch, n_in, x + size_t(t) * x_stride, x_stride, n_rows, acc + size_t(t) * acc_stride, acc_stride);
-}
-
-void ternary_batch(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, const int32_t *,
+void ternary_batch(const uint8_t *codes, int n_rows, int n_in, const int8_t *x, size_t x_stride, const int32_t *x_sums,
                    int n_tokens, int32_t *acc, size_t acc_stride, uint8_t *scratch) {
-    for (int r = 0; r < n_rows; r += 32) {
-        const int n = n_rows - r < 32 ? n_rows - r : 32;
-        const uint8_t *c = codes + size_t(r) * (size_t(n_in) / 4);
-        switch ((n + 7) / 8) {
-        case 1: block<1>(c, n, n_in, x, x_stride, n_tokens, acc + r, acc_stride, scratch); break;
-        case 2: block<2>(c, n, n_in, x, x_stride, n_tokens, acc + r, acc_stride, scratch); break;
-        case 3: block<3>(c, n, n_in, x, x_stride, n_tokens, acc + r, acc_stride, scratch); break;
-        default: block<4>(c, n, n_in, x, x_stride, n_tokens, acc + r, acc_stride, scratch);
-        }
-    }
+    multiply_by_tables<Lanes>(codes, n_rows, n_in, x, x_stride, x_sums, n_tokens, acc, acc_stride, scratch);
 }
 
 }  // namespace bitnet::sse2

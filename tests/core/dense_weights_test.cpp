@@ -39,7 +39,7 @@ void check(const std::vector<int8_t> &w, int n_rows, int n_in, const std::vector
     for (int8_t v : x) x_sum += v;
     for (const Kernel &kernel : usable_kernels()) {
         Guarded<int32_t> acc{size_t(n_rows)};
-        Scratch scratch(n_in);
+        Scratch scratch(scalar::kernels, n_in);
         kernel.rows(Input(pack(w, n_rows, n_in)).data(), n_rows, n_in, Input(x).data(), x_sum, acc.data(),
                     scratch.data());
         EXPECT_TRUE(acc.intact() && scratch.intact());

@@ -23,16 +23,18 @@ static std::vector<float> floats(size_t n) {
 }
 
 static long ternary(const Kernels &k, int n_tokens) {
-    constexpr int n_in = 2560, n_rows = 64;
+    constexpr int n_in = 2560;
+    const int n_rows = n_tokens == 1 ? 64 : k.batch_rows;
     const std::vector<uint8_t> codes(size_t(n_rows) * n_in / 4, 0x64);  // 1, 2, 1, 0
     const std::vector<int8_t> x(size_t(n_tokens) * n_in, 3);
     const std::vector<int32_t> sums(size_t(n_tokens), 3 * n_in);
-    std::vector<int32_t> acc(size_t(n_tokens) * n_rows);
-    uint8_t *scratch = static_cast<uint8_t *>(operator new(ternary_scratch(n_in), std::align_val_t(64)));
+    std::vector<int32_t> acc(size_t(n_tokens) * size_t(n_rows));
+    uint8_t *scratch = static_cast<uint8_t *>(operator new(ternary_scratch(k, n_in), std::align_val_t(64)));
     if (n_tokens == 1)
         k.ternary_rows(codes.data(), n_rows, n_in, x.data(), sums[0], acc.data(), scratch);
     else
-        k.ternary_batch(codes.data(), n_rows, n_in, x.data(), n_in, sums.data(), n_tokens, acc.data(), n_rows, scratch);
+        k.ternary_batch(codes.data(), n_rows, n_in, x.data(), n_in, sums.data(), n_tokens, acc.data(), size_t(n_rows),
+                        scratch);
     operator delete(scratch, std::align_val_t(64));
     return long(n_in) * n_rows * n_tokens;
 }

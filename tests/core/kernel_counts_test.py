@@ -14,14 +14,14 @@ from pathlib import Path
 # Instructions per 1000 weights (ternary_rows), products (the other ternary, dot and mix) or elements.
 BOUNDS = {
     ("avx2", "ternary_rows"): 187,
-    ("avx2", "ternary_batch"): 116,
+    ("avx2", "ternary_batch"): 81,
     ("avx2", "dot_rows_f16"): 663,
     ("avx2", "dot_rows_f32"): 556,
     ("avx2", "mix_rows_f32"): 468,
     ("avx2", "softmax"): 6577,
     ("avx2", "quantize"): 1663,
     ("sse2", "ternary_rows"): 641,
-    ("sse2", "ternary_batch"): 276,
+    ("sse2", "ternary_batch"): 162,
     ("sse2", "dot_rows_f16"): 4418,
     ("sse2", "dot_rows_f32"): 1324,
     ("sse2", "mix_rows_f32"): 1290,

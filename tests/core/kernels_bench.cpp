@@ -96,15 +96,17 @@ struct Ternary {
     std::vector<int8_t> x = filled(size_t(n_tokens) * n_embd, int8_t(3));
     std::vector<int32_t> x_sums = filled(n_tokens, 3 * n_embd);
     std::vector<int32_t> acc = filled(size_t(n_tokens) * thread_rows, 0);
-    std::vector<uint8_t> memory = filled(ternary_scratch(n_embd) + 64, uint8_t(0));
+    std::vector<uint8_t> memory;
     size_t turn = 0;
+
+    explicit Ternary(const Kernels &k) : memory(filled(ternary_scratch(k, n_embd) + 64, uint8_t(0))) {}
 
     const uint8_t *next() { return codes.data() + turn++ % n_matrices * matrix_bytes; }
     uint8_t *scratch() { return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64; }
 };
 
 void bench_ternary_rows(benchmark::State &state, const Kernels &k) {
-    Ternary t;
+    Ternary t(k);
     for (auto _ : state) {
         k.ternary_rows(t.next(), thread_rows, n_embd, t.x.data(), t.x_sums[0], t.acc.data(), t.scratch());
         benchmark::ClobberMemory();
@@ -113,7 +115,7 @@ void bench_ternary_rows(benchmark::State &state, const Kernels &k) {
 }
 
 void bench_ternary_batch(benchmark::State &state, const Kernels &k) {
-    Ternary t;
+    Ternary t(k);
     for (auto _ : state) {
         k.ternary_batch(t.next(), thread_rows, n_embd, t.x.data(), n_embd, t.x_sums.data(), n_tokens, t.acc.data(),
                         thread_rows, t.scratch());

@@ -57,10 +57,10 @@ private:
     std::vector<T> memory_;
 };
 
-// What ternary kernels get: exactly ternary_scratch(n_in) bytes, aligned to 64, full of rubbish.
+// What ternary kernels get: exactly ternary_scratch() bytes, aligned to 64, full of rubbish.
 class Scratch {
 public:
-    explicit Scratch(int n_in) : n_(ternary_scratch(n_in)), bytes_(n_ + 3 * 64, 0xA5) {
+    Scratch(const Kernels &k, int n_in) : n_(ternary_scratch(k, n_in)), bytes_(n_ + 3 * 64, 0xA5) {
         const uintptr_t at = reinterpret_cast<uintptr_t>(bytes_.data());
         begin_ = 64 + (64 - at % 64) % 64;
     }
@@ -112,7 +112,6 @@ inline std::vector<Isa> tested_isas() {
         Kernels k = avxvnni::kernels;
         k.isa = "avxvnni_evex";
         k.ternary_rows = avxvnni_evex::ternary_rows;
-        k.ternary_batch = avxvnni_evex::ternary_batch;
         return k;
     }();
     isas.push_back({&evex, isas.back().usable});  // the last is avx512vnni

@@ -205,7 +205,7 @@ TEST_P(KernelsTest, TernaryRowsAnywhereInALine) {
             const std::unique_ptr<uint8_t, decltype(&std::free)> memory(static_cast<uint8_t *>(allocated), &std::free);
             std::memcpy(memory.get() + offset, packed.data(), packed.size());
             Guarded<int32_t> acc{size_t(n_rows)};
-            Scratch scratch(n_in);
+            Scratch scratch(k(), n_in);
             k().ternary_rows(memory.get() + offset, n_rows, n_in, Input(x).data(), sum_of(x.data(), n_in), acc.data(),
                              scratch.data());
             EXPECT_TRUE(acc.intact() && scratch.intact());
@@ -221,7 +221,7 @@ TEST_P(KernelsTest, TernaryRows) {
             const std::vector<int8_t> w = random_int8(size_t(n_in) * size_t(n_rows), uint32_t(n_in + n_rows), 1);
             const std::vector<int8_t> x = random_int8(size_t(n_in), 7, 127);
             Guarded<int32_t> acc{size_t(n_rows)};
-            Scratch scratch(n_in);
+            Scratch scratch(k(), n_in);
             k().ternary_rows(Input(pack(w)).data(), n_rows, n_in, Input(x).data(), sum_of(x.data(), n_in), acc.data(),
                              scratch.data());
             EXPECT_TRUE(acc.intact() && scratch.intact());
@@ -237,7 +237,7 @@ void check_batch(const Kernels &k, const std::vector<int8_t> &w, int n_rows, int
     for (int t = 0; t < n_tokens; ++t) sums.push_back(sum_of(&x[size_t(t) * x_stride], n_in));
     const size_t acc_stride = size_t(n_rows) + 2;
     Guarded<int32_t> acc{std::vector<int32_t>(acc_stride * size_t(n_tokens), 12345)};
-    Scratch scratch(n_in);
+    Scratch scratch(k, n_in);
     k.ternary_batch(Input(pack(w)).data(), n_rows, n_in, Input(x).data(), x_stride, Input(sums).data(), n_tokens,
                     acc.data(), acc_stride, scratch.data());
     ASSERT_TRUE(acc.intact() && scratch.intact());
@@ -254,15 +254,24 @@ void check_batch(const Kernels &k, const std::vector<int8_t> &w, int n_rows, int
 
 TEST_P(KernelsTest, TernaryBatchEveryRowCount) {
     for (int n_rows = 1; n_rows <= 135; ++n_rows) {
-        const int n_in = n_rows % 8 ? 128 : 640, n_tokens = 1 + n_rows % 5;
+        const int n_in = n_rows % 8 ? 128 : 640;
         const size_t stride = size_t(n_in) + 3;
-        check_batch(k(), random_int8(size_t(n_in) * size_t(n_rows), uint32_t(n_rows), 1), n_rows, n_in,
-                    random_int8(stride * size_t(n_tokens), 8, 127), stride, n_tokens);
+        for (int n_tokens : {1 + n_rows % 5, 11 + n_rows % 23})
+            check_batch(k(), random_int8(size_t(n_in) * size_t(n_rows), uint32_t(n_rows), 1), n_rows, n_in,
+                        random_int8(stride * size_t(n_tokens), 8, 127), stride, n_tokens);
     }
 }
 
+// More rows than a kernel works on at once.
+TEST_P(KernelsTest, TernaryBatchOfManyRows) {
+    constexpr int n_in = 256, n_tokens = 19;
+    for (int n_rows : {k().batch_rows, k().batch_rows + 1, 2 * k().batch_rows + 13})
+        check_batch(k(), random_int8(size_t(n_in) * size_t(n_rows), uint32_t(n_rows), 1), n_rows, n_in,
+                    random_int8(size_t(n_in) * n_tokens, 8, 127), n_in, n_tokens);
+}
+
 TEST_P(KernelsTest, TernaryBatchEveryTokenCount) {
-    for (int n_tokens = 1; n_tokens <= 20; ++n_tokens)
+    for (int n_tokens = 1; n_tokens <= 50; ++n_tokens)
         for (int n_rows : {3, 16, 70}) {
             const int n_in = n_tokens % 4 ? 384 : 1152;
             const size_t stride = size_t(n_in) + 1;
@@ -271,21 +280,35 @@ TEST_P(KernelsTest, TernaryBatchEveryTokenCount) {
         }
 }
 
+// A file that was loaded unchecked may hold codes of 3, which no product is defined for: nothing beyond the scratch is
+// read.
+TEST_P(KernelsTest, TernaryBatchOfInvalidCodesStaysInItsMemory) {
+    constexpr int n_in = 384, n_rows = 9, n_tokens = 27;
+    const std::vector<uint8_t> codes(n_rows * n_in / 4, 0xff);
+    const std::vector<int8_t> x(n_in * n_tokens, 127);
+    const std::vector<int32_t> sums(n_tokens, 127 * n_in);
+    Guarded<int32_t> acc{size_t(n_rows) * n_tokens};
+    Scratch scratch(k(), n_in);
+    k().ternary_batch(Input(codes).data(), n_rows, n_in, Input(x).data(), n_in, sums.data(), n_tokens, acc.data(),
+                      n_rows, scratch.data());
+    EXPECT_TRUE(acc.intact() && scratch.intact());
+}
+
 // The largest sums there are: nothing may saturate or wrap on the way.
 TEST_P(KernelsTest, TernaryExtremes) {
     for (int n_in : {128, 256, 384, 1024, 2560, 13824})
         for (int weight : {-1, 0, 1})
             for (int value : {-127, 127}) {
                 const std::vector<int8_t> w(size_t(n_in) * 17, int8_t(weight));
-                std::vector<int8_t> x(size_t(n_in) * 7, int8_t(value));
+                std::vector<int8_t> x(size_t(n_in) * 27, int8_t(value));
                 for (int alternate : {0, 1}) {
                     for (size_t i = 0; alternate && i < x.size(); i += 2) x[i] = int8_t(-value);
                     int32_t acc[2] = {};
-                    Scratch scratch(n_in);
+                    Scratch scratch(k(), n_in);
                     k().ternary_rows(pack(w).data(), 2, n_in, x.data(), sum_of(x.data(), n_in), acc, scratch.data());
                     EXPECT_EQ(acc[0], product(w.data(), x.data(), n_in));
                     EXPECT_EQ(acc[1], acc[0]);
-                    check_batch(k(), w, 17, n_in, x, size_t(n_in), 7);
+                    check_batch(k(), w, 17, n_in, x, size_t(n_in), 27);
                 }
             }
 }
