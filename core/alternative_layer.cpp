@@ -95,9 +95,8 @@ private:
 
     // each(pointer into the cache, offset in a row of (n_head_kv, head_dim)) for every head of a position.
     template <class T, class Each> void each_head(Kv which, int position, const Each &each) {
-        const size_t d = size_t(hp_.head_dim), in_block = size_t(position % kv_block) * d;
         for (int head = 0; head < hp_.n_head_kv; ++head)
-            each(s_.kv<T>() + s_.kv_at(layer_, which, head, position / kv_block) + in_block, size_t(head) * d);
+            each(s_.kv<T>() + s_.kv_at(layer_, which, head, position), size_t(head) * size_t(hp_.head_dim));
     }
 
     void append(Kv which, int position, float *row) {

@@ -195,12 +195,11 @@ void store(State &s, size_t element, const float *x) {
 // Row r's keys and values, each rounded to the cache's type, at its position.
 void append_kv(State &s, const Rows &rows, int layer, int r) {
     const Hyperparameters &hp = s.model->hp;
-    const int position = rows.first_position + r, block = position / kv_block;
-    const size_t d = size_t(hp.head_dim), in_block = size_t(position % kv_block) * d;
+    const int position = rows.first_position + r;
     for (int head = 0; head < hp.n_head_kv; ++head) {
-        const size_t from = size_t(r) * size_t(hp.n_kv()) + size_t(head) * d;
-        store(s, s.kv_at(layer, Kv::key, head, block) + in_block, s.k.data() + from);
-        store(s, s.kv_at(layer, Kv::value, head, block) + in_block, s.v.data() + from);
+        const size_t from = size_t(r) * size_t(hp.n_kv()) + size_t(head) * size_t(hp.head_dim);
+        store(s, s.kv_at(layer, Kv::key, head, position), s.k.data() + from);
+        store(s, s.kv_at(layer, Kv::value, head, position), s.v.data() + from);
     }
 }
 
@@ -217,22 +216,19 @@ struct Queries {
 // Positions [begin, end), all of one block of the cache.
 struct Positions {
     int begin, end;
-    int block() const { return begin / kv_block; }
-    int first() const { return begin % kv_block; }
 };
 
-// each(positions) for [begin, end), block by block.
-template <class Each> void each_block_of(int begin, int end, const Each &each) {
+// each(positions) for [begin, end), up to `most` at a time, which divides a block of the cache.
+template <class Each> void each_block_of(int begin, int end, int most, const Each &each) {
     for (int p = begin; p < end;) {
-        const int next = std::min((p / kv_block + 1) * kv_block, end);
+        const int next = std::min((p / most + 1) * most, end);
         each(Positions{p, next});
         p = next;
     }
 }
 
 void score(State &s, int layer, const Queries &qs, Positions ps) {
-    const size_t d = size_t(s.model->hp.head_dim),
-                 at = s.kv_at(layer, Kv::key, qs.group, ps.block()) + size_t(ps.first()) * d;
+    const size_t d = size_t(s.model->hp.head_dim), at = s.kv_at(layer, Kv::key, qs.group, ps.begin);
     const int n = ps.end - ps.begin;
     float *scores = qs.scores + ps.begin;
     if (s.config.kv == KvType::f32)
@@ -247,7 +243,7 @@ void score(State &s, int layer, const Queries &qs, Positions ps) {
 // Adds positions to dimensions [first, last) of the outputs, which hold the sum over all positions before.
 void mix(State &s, int layer, const Queries &qs, Positions ps, int first, int last) {
     const size_t d = size_t(s.model->hp.head_dim);
-    const size_t at = s.kv_at(layer, Kv::value, qs.group, ps.block()) + size_t(ps.first()) * d + size_t(first);
+    const size_t at = s.kv_at(layer, Kv::value, qs.group, ps.begin) + size_t(first);
     const int n = ps.end - ps.begin;
     const float *weights = qs.scores + ps.begin;
     if (ps.begin == 0)
@@ -270,7 +266,7 @@ Queries queries_of(State &s, int row, int group, float *scores, size_t stride) {
 void prefetch_next(State &s, int layer, Kv which, int head, Positions ps, int end) {
     constexpr size_t ahead = 8192;
     if (ps.end >= end) return;
-    const char *next = s.kv<char>() + s.kv_at(layer, which, head, ps.block() + 1) * s.kv_element_bytes();
+    const char *next = s.kv<char>() + s.kv_at(layer, which, head, ps.end) * s.kv_element_bytes();
     for (size_t at = 0; at < ahead; at += 64) __builtin_prefetch(next + at, 0, 2);
 }
 
@@ -280,16 +276,16 @@ template <class AfterScores, class AfterSoftmax>
 void attend_row(State &s, int row, int position, int layer, const AfterScores &after_scores,
                 const AfterSoftmax &after_softmax) {
     const Hyperparameters &hp = s.model->hp;
-    const int n_kv = position + 1;
+    const int n_kv = position + 1, block = kv_block(s.config.n_ctx);
     float *scores = s.scores.data();  // (n_head, n_kv)
-    s.pool.split(n_kv, kv_block, [&](int, int begin, int end) {
-        each_block_of(begin, end, [&](Positions ps) {
+    s.pool.split(n_kv, kv_tile, [&](int, int begin, int end) {
+        each_block_of(begin, end, block, [&](Positions ps) {
             prefetch_next(s, layer, Kv::key, 0, ps, end);
             for (int g = 0; g < hp.n_head_kv; ++g) score(s, layer, queries_of(s, row, g, scores, size_t(n_kv)), ps);
         });
     });
     after_scores();
-    const bool alone = n_kv <= kv_block;  // too little to share
+    const bool alone = n_kv <= kv_tile;  // too little to share
     s.pool.split(hp.n_head, alone ? hp.n_head : 1, [&](int, int begin, int end) {
         for (int head = begin; head < end; ++head) s.kernels.softmax(scores + size_t(head) * size_t(n_kv), n_kv);
     });
@@ -297,7 +293,7 @@ void attend_row(State &s, int row, int position, int layer, const AfterScores &a
     // Each thread some heads, and of those at its edges some dimensions: 16 of them are a cache line of f32.
     const int per_head = (hp.head_dim + 15) / 16, n_units = hp.n_head_kv * per_head;
     s.pool.split(n_units, alone ? n_units : 1, [&](int, int begin, int end) {
-        each_block_of(0, n_kv, [&](Positions ps) {
+        each_block_of(0, n_kv, block, [&](Positions ps) {
             prefetch_next(s, layer, Kv::value, begin / per_head, ps, n_kv);
             for (int g = begin / per_head; g * per_head < end; ++g) {
                 const int first = std::max(begin - g * per_head, 0) * 16;
@@ -320,13 +316,13 @@ void attend_rows(State &s, const Rows &rows, int begin, int end, int group, int 
                     size_t(n_rep) * d * sizeof(float));
     const Queries all = {q, out, n, group, scores, stride};
     // Some scores too many: a row passes over what it must not see.
-    each_block_of(0, seen_by_last, [&](Positions ps) { score(s, layer, all, ps); });
+    each_block_of(0, seen_by_last, kv_tile, [&](Positions ps) { score(s, layer, all, ps); });
     for (int j = 0; j < n; ++j) s.kernels.softmax(scores + size_t(j) * stride, seen_by_all + j / n_rep);
-    each_block_of(0, seen_by_all, [&](Positions ps) { mix(s, layer, all, ps, 0, hp.head_dim); });
+    each_block_of(0, seen_by_all, kv_tile, [&](Positions ps) { mix(s, layer, all, ps, 0, hp.head_dim); });
     for (int r = begin; r < end; ++r) {
         const size_t first = size_t((r - begin) * n_rep);
         const Queries own = {q + first * d, out + first * d, n_rep, group, scores + first * stride, stride};
-        each_block_of(seen_by_all, seen_by_all + r - begin,
+        each_block_of(seen_by_all, seen_by_all + r - begin, kv_tile,
                       [&](Positions ps) { mix(s, layer, own, ps, 0, hp.head_dim); });
         std::memcpy(queries_of(s, r, group, scores, stride).out, own.out, size_t(n_rep) * d * sizeof(float));
     }

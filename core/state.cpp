@@ -18,10 +18,9 @@ void *allocate(size_t n, size_t element_bytes, size_t alignment) {
 
 static size_t widest(const Hyperparameters &hp) { return size_t(std::max({hp.n_embd, hp.n_q(), hp.n_ff})); }
 
-static int kv_blocks(int n_positions) { return (n_positions + kv_block - 1) / kv_block; }
-
 static size_t kv_bytes(const Hyperparameters &hp, const StateConfig &config) {
-    return size_t(kv_blocks(config.n_ctx)) * size_t(hp.n_layer) * 2 * size_t(hp.n_kv()) * kv_block *
+    const int block = kv_block(config.n_ctx), n_blocks = (config.n_ctx + block - 1) / block;
+    return size_t(n_blocks) * size_t(block) * size_t(hp.n_layer) * 2 * size_t(hp.n_kv()) *
            (config.kv == KvType::f32 ? 4 : 2);
 }
 
@@ -65,13 +64,14 @@ size_t State::packed_kv_bytes(int n_positions) const {
 template <class Copy> void State::each_kv_run(int n_positions, const Copy &copy) const {
     const Hyperparameters &hp = model->hp;
     const size_t row = size_t(hp.head_dim) * kv_element_bytes();
+    const int block = kv_block(config.n_ctx);
     size_t packed = 0;
     for (int layer = 0; layer < hp.n_layer; ++layer)
         for (Kv which : {Kv::key, Kv::value})
             for (int head = 0; head < hp.n_head_kv; ++head)
-                for (int block = 0; block < kv_blocks(n_positions); ++block) {
-                    const size_t n = size_t(std::min(kv_block, n_positions - block * kv_block)) * row;
-                    copy(kv_at(layer, which, head, block) * kv_element_bytes(), packed, n);
+                for (int begin = 0; begin < n_positions; begin += block) {
+                    const size_t n = size_t(std::min(block, n_positions - begin)) * row;
+                    copy(kv_at(layer, which, head, begin) * kv_element_bytes(), packed, n);
                     packed += n;
                 }
 }

@@ -64,9 +64,13 @@ struct StateConfig {
 };
 
 // The cache grows by blocks of positions, all layers of a block side by side, so that memory is touched from its
-// beginning and huge pages are filled before the next is begun: (n_blocks, n_layer, key or value, n_head_kv, kv_block,
-// head_dim), f32 or f16.
-constexpr int kv_block = 64;
+// beginning and huge pages are filled before the next is begun: (n_blocks, n_layer, key or value, n_head_kv,
+// kv_block(n_ctx), head_dim), f32 or f16. Short blocks cost less memory at the beginning of a context, long ones are
+// read faster, since fewer of their ends interrupt the order of memory (core/DESIGN.md).
+constexpr int kv_tile = 64;  // positions that attention works on at a time; blocks are whole tiles
+constexpr int kv_block(int n_ctx) {
+    return n_ctx < 4 * kv_tile ? (n_ctx + kv_tile - 1) / kv_tile * kv_tile : 4 * kv_tile;
+}
 enum class Kv { key = 0, value = 1 };
 
 // Queries, rows times heads that share a key/value head, that attend together; and the floats that takes: their scores,
@@ -86,12 +90,13 @@ class State {
 public:
     State(std::shared_ptr<const Model> model, const Kernels &kernels, const StateConfig &config);
 
-    // Element of the cache where kv_block rows of head_dim begin, those of the positions of block `block`.
-    size_t kv_at(int layer, Kv which, int head, int block) const {
+    // Element of the cache where the row of position `at` begins; those of the later positions of its block follow.
+    size_t kv_at(int layer, Kv which, int head, int at) const {
         const Hyperparameters &hp = model->hp;
+        const int n = kv_block(config.n_ctx);
         const size_t part =
-            ((size_t(block) * size_t(hp.n_layer) + size_t(layer)) * 2 + size_t(which)) * size_t(hp.n_head_kv);
-        return (part + size_t(head)) * kv_block * size_t(hp.head_dim);
+            ((size_t(at / n) * size_t(hp.n_layer) + size_t(layer)) * 2 + size_t(which)) * size_t(hp.n_head_kv);
+        return ((part + size_t(head)) * size_t(n) + size_t(at % n)) * size_t(hp.head_dim);
     }
     template <class T> T *kv() { return reinterpret_cast<T *>(kv_.data()); }
     size_t kv_element_bytes() const { return config.kv == KvType::f32 ? 4 : 2; }

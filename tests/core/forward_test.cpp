@@ -100,6 +100,49 @@ INSTANTIATE_TEST_SUITE_P(Semantics, Forward,
                                            "quant=none,activation=gelu", "scale=divide,kv=f16"),
                          [](const auto &test) { return "Case" + std::to_string(test.index); });
 
+// The cache is laid out in blocks of 256 positions, shorter ones where a context is; whatever the blocks and the split,
+// the same keys, values and logits, and what was packed from one layout continues in another.
+TEST(ForwardPass, PositionsAcrossBlocksOfTheCache) {
+    for (const KvType kv : {KvType::f32, KvType::f16}) {
+        const auto model = load();
+        const std::vector<int32_t> tokens = prompt(300);
+        struct Kept {
+            std::vector<float> logits;
+            std::vector<uint8_t> packed;
+        };
+        const auto evaluate = [&](State &state, size_t done, size_t until, const std::vector<size_t> &parts) {
+            for (size_t i = 0; done < until; ++i) {
+                EvalRequest request;
+                request.tokens = tokens.data() + done;
+                request.n = std::min(parts[std::min(i, parts.size() - 1)], until - done);
+                request.keep = KeepLogits::last;
+                eval(state, request);
+                done += request.n;
+            }
+            Kept kept;
+            kept.logits.assign(state.logits.data(), state.logits.data() + model->hp.n_vocab);
+            kept.packed.resize(state.packed_kv_bytes(int(until)));
+            state.pack_kv(int(until), kept.packed.data());
+            return kept;
+        };
+        State plain(model, scalar::kernels, {300, 1, 300, kv});
+        const Kept reference = evaluate(plain, 0, 300, {300});
+        for (int n_ctx : {300, 320, 512})
+            for (int n_threads : {1, 3})
+                for (const std::vector<size_t> &parts : std::vector<std::vector<size_t>>{{255, 1, 1, 43}, {1}, {100}}) {
+                    State state(model, select_kernels(""), {n_ctx, n_threads, 256, kv});
+                    const Kept kept = evaluate(state, 0, 300, parts);
+                    EXPECT_EQ(kept.logits, reference.logits) << n_ctx << " " << n_threads << " " << parts[0];
+                    EXPECT_EQ(kept.packed, reference.packed) << n_ctx << " " << n_threads << " " << parts[0];
+                }
+        State before(model, scalar::kernels, {64, 1, 64, kv}), after(model, scalar::kernels, {512, 2, 64, kv});
+        const Kept beginning = evaluate(before, 0, 60, {60});
+        after.unpack_kv(60, beginning.packed.data());
+        after.position = 60;
+        EXPECT_EQ(evaluate(after, 60, 300, {64}).packed, reference.packed);
+    }
+}
+
 // Tracing must not change a bit: the traced attention goes another way.
 TEST(ForwardPass, TracingChangesNothing) {
     const auto model = load();
