@@ -90,8 +90,8 @@ struct Projection {
 // at once, in equal parts. A single token streams through all of a thread's rows instead.
 int rows_at_a_time(const State &s, int n_tokens, int n) {
     const int most = n_tokens == 1 ? n : n_tokens <= s.kernels.few_tokens ? 64 : s.kernels.batch_rows;
-    const int parts = (n + most - 1) / std::max(most, 1);
-    return (n / std::max(parts, 1) + 15) / 16 * 16;
+    const int parts = std::max((n + most - 1) / std::max(most, 1), 1);
+    return ((n + parts - 1) / parts + 15) / 16 * 16;
 }
 
 // Accumulators of output rows [begin, end), int32, in the memory of p.out.
