@@ -621,7 +621,8 @@ void complete_logits(State &s) {
 bool head_candidates(State &s, const CompactHead &compact, int k, std::vector<Candidate> &out) {
     if (s.model->semantics.stage_type != StageType::f32) return false;  // the bound is of exact logits
     if (s.bounds.size() == 0) s.bounds = Buffer<float>(size_t(s.model->hp.n_vocab));
-    return compact.candidates(s.kernels, s.pool, head_input(s, s.hidden.data(), 1), k, s.bounds.data(), out);
+    return compact.candidates(s.kernels, s.pool, head_input(s, s.hidden.data(), 1), k, s.bounds.data(), s.coarse_head,
+                              out);
 }
 
 }  // namespace bitnet

@@ -144,9 +144,10 @@ public:
     Buffer<uint8_t> unpacked;  // (n_threads, ternary_scratch() of the longest row)
 
     // Kept outputs of the last eval.
-    Buffer<float> logits;  // (n_outputs, n_vocab)
-    Buffer<float> hidden;  // (n_outputs, n_embd) after the final norm
-    Buffer<float> bounds;  // (n_vocab) of logits, made when the compact head is first used
+    Buffer<float> logits;      // (n_outputs, n_vocab)
+    Buffer<float> hidden;      // (n_outputs, n_embd) after the final norm
+    Buffer<float> bounds;      // (n_vocab) of logits, made when the compact head is first used
+    bool coarse_head = false;  // of CompactHead::candidates()
 
 private:
     template <class Copy> void each_kv_run(int n_positions, const Copy &copy) const;

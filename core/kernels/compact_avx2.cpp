@@ -30,26 +30,34 @@ static inline void add(__m256i &sum, __m256i levels, const int8_t *x) {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(levels, load(x)), _mm256_set1_epi16(1)));
 }
 
-void compact_rows(const uint8_t *nibbles, const uint64_t *bits, int n_rows, int n, const uint8_t *levels,
-                  const int8_t *x_high, const int8_t *x_low, int32_t *high, int32_t *low) {
+template <bool Fifth>
+static void sum_rows(const uint8_t *nibbles, const uint64_t *bits, int n_rows, int n, const uint8_t *levels,
+                     const int8_t *x_high, const int8_t *x_low, int32_t *high, int32_t *low) {
     const __m256i low_half = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(levels)));
     const __m256i high_half =
         _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(levels + 16)));
     const __m256i fifteen = _mm256_set1_epi8(15);
     const auto look_up = [&](__m256i nibble, uint32_t fifth) {
+        if constexpr (!Fifth) return _mm256_shuffle_epi8(low_half, nibble);
         return _mm256_blendv_epi8(_mm256_shuffle_epi8(low_half, nibble), _mm256_shuffle_epi8(high_half, nibble),
                                   spread(fifth));
     };
     for (int r = 0; r < n_rows; ++r) {
         __m256i h = _mm256_setzero_si256(), l = h;
-        for (int i = 0; i < n; i += 128, nibbles += 64, bits += 2) {
+        for (int i = 0; i < n; i += 128, nibbles += 64) {
             _mm_prefetch(reinterpret_cast<const char *>(nibbles) + prefetch_bytes, _MM_HINT_T0);
-            if (i % 512 == 0) _mm_prefetch(reinterpret_cast<const char *>(bits) + prefetch_bytes / 4, _MM_HINT_T0);
+            uint64_t fifth[2] = {};
+            if constexpr (Fifth) {
+                if (i % 512 == 0) _mm_prefetch(reinterpret_cast<const char *>(bits) + prefetch_bytes / 4, _MM_HINT_T0);
+                fifth[0] = bits[0];
+                fifth[1] = bits[1];
+                bits += 2;
+            }
             for (int half = 0; half < 2; ++half) {
                 const __m256i b = load(nibbles + 32 * half);
-                const __m256i v0 = look_up(_mm256_and_si256(b, fifteen), uint32_t(bits[0] >> (32 * half)));
+                const __m256i v0 = look_up(_mm256_and_si256(b, fifteen), uint32_t(fifth[0] >> (32 * half)));
                 const __m256i v1 =
-                    look_up(_mm256_and_si256(_mm256_srli_epi16(b, 4), fifteen), uint32_t(bits[1] >> (32 * half)));
+                    look_up(_mm256_and_si256(_mm256_srli_epi16(b, 4), fifteen), uint32_t(fifth[1] >> (32 * half)));
                 add(h, v0, x_high + i + 32 * half);
                 add(l, v0, x_low + i + 32 * half);
                 add(h, v1, x_high + i + 64 + 32 * half);
@@ -59,6 +67,12 @@ void compact_rows(const uint8_t *nibbles, const uint64_t *bits, int n_rows, int 
         high[r] = sum_of(h);
         low[r] = sum_of(l);
     }
+}
+
+void compact_rows(const uint8_t *nibbles, const uint64_t *bits, int n_rows, int n, const uint8_t *levels,
+                  const int8_t *x_high, const int8_t *x_low, int32_t *high, int32_t *low) {
+    const auto sum = bits ? sum_rows<true> : sum_rows<false>;
+    sum(nibbles, bits, n_rows, n, levels, x_high, x_low, high, low);
 }
 
 }  // namespace bitnet::avx2

@@ -127,17 +127,21 @@ TEST(CompactHead, TheLargestLogitsAreAmongTheCandidates) {
     std::vector<float> upper(96);
     std::vector<Candidate> found;
     const Kernels &best = select_kernels("");
-    long certified = 0, computed = 0;
+    long certified = 0, computed = 0, by_four_bits = 0, chose_four_bits = 0;
     constexpr int n_heads = 100;
     for (int h = 0; h < n_heads; ++h) {
         const Head head = make_head(h, uint32_t(h));
         const CompactHead compact(head.matrix(), pool);
         std::mt19937 rng(uint32_t(h) + 1000);
+        bool coarse = false;
         for (int q = 0; q < n_questions / n_heads; ++q) {
             const std::vector<float> x = make_input(head, rng);
             const int k = q % 4 ? 1 : 1 + q / 4 % 5;
-            if (!compact.candidates(best, pool, x.data(), k, upper.data(), found)) continue;
+            if (h % 2) coarse = q / 8 % 2;  // by four bits or five, whichever pays; else as it chooses
+            by_four_bits += coarse;
+            if (!compact.candidates(best, pool, x.data(), k, upper.data(), coarse, found)) continue;
             ++certified;
+            chose_four_bits += coarse && h % 2 == 0;
             computed += long(found.size());
             expect_same_answer(full_head(best, head, x), found, k);
             if (HasFatalFailure()) FAIL() << "head " << h << ", question " << q;
@@ -145,6 +149,8 @@ TEST(CompactHead, TheLargestLogitsAreAmongTheCandidates) {
     }
     EXPECT_GT(certified, n_questions / 3) << "the bound decides too little to be tested";
     EXPECT_LT(double(computed) / double(certified), 12) << "of 96 rows";
+    EXPECT_GT(by_four_bits, n_questions / 4);
+    EXPECT_GT(chose_four_bits, 0);
     RecordProperty("certified", int(certified));
 }
 
@@ -161,7 +167,8 @@ TEST(CompactHead, EveryInstructionSetAndThreadCountAnswersTheSame) {
                 const CompactHead compact(head.matrix(), pool);
                 std::vector<float> upper(96);
                 std::vector<Candidate> found;
-                if (compact.candidates(*isa_at(i).kernels, pool, x.data(), 1, upper.data(), found))
+                bool coarse = q % 2;
+                if (compact.candidates(*isa_at(i).kernels, pool, x.data(), 1, upper.data(), coarse, found))
                     expect_same_answer(logits, found, 1);
                 for (size_t r = 0; r < 96; ++r) EXPECT_GE(upper[r], logits[r]);
             }
@@ -182,7 +189,8 @@ TEST(CompactHead, RowsWithoutABoundAreAlwaysComputed) {
     for (size_t i = 0; i < x.size(); ++i) x[i] = row[i];
     x[5] = -1.0f;  // row 42 is +infinity now and wins, 41 -infinity, 40 NaN
     std::vector<Candidate> found;
-    if (compact.candidates(select_kernels(""), pool, x.data(), 1, upper.data(), found))
+    bool coarse = false;
+    if (compact.candidates(select_kernels(""), pool, x.data(), 1, upper.data(), coarse, found))
         expect_same_answer(full_head(scalar::kernels, head, x), found, 1);
     EXPECT_EQ(upper[40], inf);
     EXPECT_EQ(upper[41], inf);
@@ -196,23 +204,24 @@ TEST(CompactHead, DeclinesWhatItCannotBound) {
     std::vector<float> upper(96), x(static_cast<size_t>(head.n), 0.0f);
     std::vector<Candidate> found;
     const Kernels &k = scalar::kernels;
-    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), found)) << "zeros: every row ties";
+    bool coarse = false;
+    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), coarse, found)) << "zeros: every row ties";
     x[3] = std::numeric_limits<float>::quiet_NaN();
-    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), found));
+    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), coarse, found));
     x[3] = std::numeric_limits<float>::infinity();
-    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), found));
+    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), coarse, found));
     x[3] = 1e30f;
-    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), found));
+    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 1, upper.data(), coarse, found));
     x[3] = 1.0f;
-    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 0, upper.data(), found));
-    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 97, upper.data(), found));
+    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 0, upper.data(), coarse, found));
+    EXPECT_FALSE(compact.candidates(k, pool, x.data(), 97, upper.data(), coarse, found));
 }
 
 TEST(CompactHead, IsSmall) {
     Head head(512, 256, TensorType::f16);
     ThreadPool pool(1);
     const CompactHead compact(head.matrix(), pool);
-    EXPECT_EQ(compact.bytes(), 512u * 256 * 5 / 8 + 512 * 3 * sizeof(float));
+    EXPECT_EQ(compact.bytes(), 512u * 256 * 5 / 8 + 512 * 4 * sizeof(float));
 }
 
 }  // namespace

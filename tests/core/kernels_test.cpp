@@ -313,6 +313,43 @@ TEST_P(KernelsTest, TernaryExtremes) {
             }
 }
 
+// Sums over the codes of the compact head, with the fifth bits and without.
+TEST_P(KernelsTest, CompactRows) {
+    for (int n : {128, 256, 640, 2560})
+        for (int n_rows : {1, 2, 3, 7}) {
+            const size_t rows = size_t(n_rows), columns = size_t(n);
+            std::mt19937 rng{uint32_t(n + n_rows)};
+            std::vector<uint8_t> nibbles(rows * columns / 2), levels(32);
+            std::vector<uint64_t> bits(rows * columns / 64);
+            for (uint8_t &v : nibbles) v = uint8_t(rng());
+            for (uint64_t &v : bits) v = uint64_t(rng()) << 32 | rng();
+            for (uint8_t &v : levels) v = uint8_t(rng() % 128);
+            levels[rng() % 32] = 127;
+            const std::vector<int8_t> x_high = random_int8(columns, 3, 127), x_low = random_int8(columns, 4, 64);
+            for (bool fifth : {true, false}) {
+                Guarded<int32_t> high{rows}, low{rows};
+                const Input<uint64_t> read_bits(bits);
+                k().compact_rows(Input(nibbles).data(), fifth ? read_bits.data() : nullptr, n_rows, n,
+                                 Input(levels).data(), Input(x_high).data(), Input(x_low).data(), high.data(),
+                                 low.data());
+                EXPECT_TRUE(high.intact() && low.intact());
+                for (size_t r = 0; r < rows; ++r) {
+                    int32_t h = 0, l = 0;
+                    for (size_t i = 0; i < columns; ++i) {
+                        const uint8_t byte = nibbles[r * columns / 2 + i / 128 * 64 + i % 64];
+                        const uint64_t word = fifth ? bits[r * columns / 64 + i / 64] : 0;
+                        const int level =
+                            levels[size_t(i % 128 < 64 ? byte & 15 : byte >> 4) + 16 * (word >> i % 64 & 1)];
+                        h += level * x_high[i];
+                        l += level * x_low[i];
+                    }
+                    ASSERT_EQ(high.values()[r], h) << n << " row " << r << (fifth ? ", five bits" : ", four");
+                    ASSERT_EQ(low.values()[r], l) << n << " row " << r << (fifth ? ", five bits" : ", four");
+                }
+            }
+        }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, KernelsTest, ::testing::ValuesIn(tested_isas()), isa_name);
 
 TEST(Isa, OrderAndNames) {
