@@ -121,6 +121,7 @@ public:
 
     int position = 0;              // positions evaluated
     int n_outputs = 0;             // rows in logits and hidden
+    bool coarse_head = false;      // which copy CompactHead::candidates() reads next
     bool logits_left_out = false;  // of the one kept row; complete_logits() makes up for it
 
     // Scratch for n_batch rows.
@@ -144,10 +145,9 @@ public:
     Buffer<uint8_t> unpacked;  // (n_threads, ternary_scratch() of the longest row)
 
     // Kept outputs of the last eval.
-    Buffer<float> logits;      // (n_outputs, n_vocab)
-    Buffer<float> hidden;      // (n_outputs, n_embd) after the final norm
-    Buffer<float> bounds;      // (n_vocab) of logits, made when the compact head is first used
-    bool coarse_head = false;  // of CompactHead::candidates()
+    Buffer<float> logits;  // (n_outputs, n_vocab)
+    Buffer<float> hidden;  // (n_outputs, n_embd) after the final norm
+    Buffer<float> bounds;  // (n_vocab) of logits, made when the compact head is first used
 
 private:
     template <class Copy> void each_kv_run(int n_positions, const Copy &copy) const;

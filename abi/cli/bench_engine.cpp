@@ -80,6 +80,7 @@ TokenWork work_of(const bitnet_model_t *model, bool kv_f16) {
         }
     }
     work.kv_bytes_per_position = 2.0 * info.n_layer * info.n_head_kv * info.head_dim * (kv_f16 ? 2 : 4);
+    work.head_row_bytes = work.head_bytes / info.n_vocab;
     return work;
 }
 

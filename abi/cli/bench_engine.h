@@ -22,6 +22,7 @@ struct TokenWork {
     std::array<double, n_linear_groups> group_macs = {};  // ternary multiply-adds, over all layers
     std::array<double, n_linear_groups> group_bytes = {};
     double head_bytes = 0;  // the embedding's when it is tied
+    double head_row_bytes = 0;
     double norm_bytes = 0;
     double kv_bytes_per_position = 0;  // of each earlier position
 
